@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// appendFloat appends a JSON number: the shortest that reads back equal, integers without a fraction. NaN and the
+// infinities become the strings "NaN", "Infinity" and "-Infinity".
+func appendFloat(dst []byte, v float64) []byte {
+	switch {
+	case math.IsNaN(v):
+		return append(dst, `"NaN"`...)
+	case math.IsInf(v, 1):
+		return append(dst, `"Infinity"`...)
+	case math.IsInf(v, -1):
+		return append(dst, `"-Infinity"`...)
+	case v == math.Trunc(v) && math.Abs(v) < 1<<53:
+		return strconv.AppendInt(dst, int64(v), 10)
+	}
+	return strconv.AppendFloat(dst, v, 'g', -1, 64)
+}
+
+// appendRaw appends the raw value of a sample as JSON.
+func appendRaw(dst []byte, s telemetrypb.Sample) []byte {
+	switch s.Kind {
+	case telemetrypb.KindInt:
+		return strconv.AppendInt(dst, int64(s.Bits), 10)
+	case telemetrypb.KindUint:
+		return strconv.AppendUint(dst, s.Bits, 10)
+	case telemetrypb.KindFloat:
+		return appendFloat(dst, math.Float64frombits(s.Bits))
+	}
+	return appendString(dst, s.Str)
+}
+
+// appendString appends a JSON string.
+func appendString(dst []byte, s string) []byte {
+	text, err := json.Marshal(s) // invalid UTF-8 becomes U+FFFD
+	if err != nil {
+		panic(err) // a string always marshals
+	}
+	return append(dst, text...)
+}
+
+// openInput opens the positional file of a tool command; "-" or nothing is standard input.
+func openInput(cmd *cobra.Command, args []string) (in io.ReadCloser, name string, err error) {
+	if len(args) == 0 || args[0] == "-" {
+		return io.NopCloser(cmd.InOrStdin()), "standard input", nil
+	}
+	f, err := os.Open(args[0])
+	return f, args[0], err
+}
+
+// withOutput runs a tool command on buffered standard output and reports what could not be written.
+func withOutput(cmd *cobra.Command, run func(out *bufio.Writer) error) error {
+	out := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
+	err := run(out)
+	if flushErr := out.Flush(); flushErr != nil && err == nil {
+		err = fmt.Errorf("writing the result: %w", flushErr)
+	}
+	return err
+}
