@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Brings the parts that the tests need and that Go does not have into .cache/deps, by group:
+#
+#     test/deps/fetch.sh GROUP…      prints the folder of each group, one a line
+#     test/deps/fetch.sh --list      says which groups there are
+#
+# Nothing is installed and no root is needed: Debian packages are downloaded with this machine's own apt sources into
+# package lists of our own, and unpacked. A group that is there costs a few milliseconds; two calls at once wait for each other.
+set -euo pipefail
+export LC_ALL=C
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${WAYBILL_CACHE:-$(cd "$here/../.." && pwd)/.cache}/deps
+apt=$cache/.apt
+
+fail() { echo "fetch.sh: $*" >&2; exit 1; }
+
+# What each group consists of. A changed line fetches that group anew.
+spec() {
+  case $1 in
+    uml)          echo "download user-mode-linux" ;;
+    can-utils)    echo "closure can-utils" ;;
+    mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
+    qemu-user)    echo "download qemu-user-static" ;;
+    qemu-system)  echo "closure qemu-system-arm" ;;
+    kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
+    cantools)     echo "pip cantools==45.1.0" ;;
+    shellcheck)   echo "closure shellcheck" ;;
+    *) return 1 ;;
+  esac
+}
+
+run_apt() { # TOOL ARGS…: apt with lists and archives of our own, on the machine's sources and its record of what is installed
+  local tool=$1
+  shift
+  "$tool" -q -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o Dir::Cache::archives="$apt/archives" \
+    -o Dir::Cache::pkgcache=pkgcache.bin -o Dir::Cache::srcpkgcache=srcpkgcache.bin \
+    -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=2 -o Acquire::Languages=none \
+    -o APT::Architectures::="$(dpkg --print-architecture)" ${foreign:+-o APT::Architectures::="$foreign"} "$@"
+}
+
+# Runs one attempt after another; package lists are fetched before the second, or when there are none or they are for
+# other architectures: a mirror forgets a package's old version within days.
+with_lists() {
+  command -v apt-get >/dev/null || fail "no apt-get here: $group has to come from this machine's own packages"
+  mkdir -p "$apt/lists/partial" "$apt/archives/partial"
+  local try stamp=$apt/lists-${foreign:-native}
+  for try in 1 2 3; do
+    if [ $try -gt 1 ] || [ ! -e "$stamp" ]; then
+      # A third party's broken source is none of our business, hence no exit on failure: the download itself will tell.
+      run_apt apt-get update >"$apt/update.log" 2>&1 || cat "$apt/update.log" >&2
+      touch "$stamp"
+    fi
+    if "$@" >"$apt/get.log" 2>&1; then return; fi
+    sleep $((try * 2))
+  done
+  tail -n 20 "$apt/get.log" >&2
+  fail "$group: could not be downloaded"
+}
+
+get_packages() { (cd "$apt/archives" && run_apt apt-get download "$@"); }
+get_closure() { run_apt apt-get install --download-only --reinstall --no-install-recommends -y "$@"; }
+
+unpack() { # DEST: every archive that was downloaded
+  local deb
+  for deb in "$apt"/archives/*.deb; do
+    [ -e "$deb" ] || fail "$group: nothing was downloaded"
+    dpkg-deb -x "$deb" "$1"
+  done
+}
+
+# Writes DEST/python3, a wrapper around an interpreter that has pip (this machine's, else Debian's, unpacked beside it)
+# which finds what is in DEST/site.
+make_python() {
+  local python real='' libraries
+  libraries=debian/usr/lib/$(uname -m)-linux-gnu
+  for python in "$(command -v python3 || true)" /usr/bin/python3; do
+    if [ -x "$python" ] && "$python" -m pip --version >/dev/null 2>&1; then
+      real=$("$python" -c 'import sys; print(sys.executable)')
+      break
+    fi
+  done
+  if [ -z "$real" ]; then
+    with_lists get_closure python3-minimal python3 python3-pip
+    unpack "$1/debian"
+    real=$(cd "$1" && echo debian/usr/bin/python3.[0-9]*[0-9])
+    [ -x "$1/$real" ] && real="\$here/$real" || real=/usr/bin/python3
+  fi
+  cat >"$1/python3" <<END
+#!/bin/sh
+here=\$(cd "\$(dirname "\$0")" && pwd)
+export PYTHONPATH="\$here/site:\$here/debian/usr/lib/python3/dist-packages" LD_LIBRARY_PATH="\$here/$libraries"
+exec $real "\$@"
+END
+  chmod +x "$1/python3"
+}
+
+fetch() { # GROUP DEST
+  local group=$1 dest=$2 foreign='' kind names
+  read -ra names <<<"$(spec "$group")"
+  kind=${names[0]}
+  names=("${names[@]:1}")
+  rm -rf "$apt/archives"
+  case $kind in
+    download) with_lists get_packages "${names[@]}"; unpack "$dest" ;;
+    closure)  with_lists get_closure "${names[@]}"; unpack "$dest" ;;
+    kernel)
+      foreign=${names[0]}
+      [ "$foreign" != "$(dpkg --print-architecture)" ] || foreign=''
+      local meta="${names[1]}${foreign:+:$foreign}"
+      with_lists run_apt apt-cache show "$meta"
+      local image
+      image=$(run_apt apt-cache depends --important "$meta" | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
+      [ -n "$image" ] || fail "$group: $meta names no kernel"
+      with_lists get_packages "$image"
+      unpack "$dest"
+      ;;
+    pip)
+      make_python "$dest"
+      "$dest/python3" -m pip install --quiet --no-warn-script-location --disable-pip-version-check --root-user-action ignore \
+        --target "$dest/site" "${names[@]}" >&2
+      ;;
+  esac
+  # What no test needs is most of some packages.
+  case $group in
+    qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;
+    kernel-*)
+      find "$dest" -name '*.ko*' ! -path '*/net/can/*' -delete
+      rm -rf "$dest"/usr/lib/linux-image-* "$dest"/boot/System.map-*
+      find "$dest" -depth -type d -empty -delete
+      ;;
+  esac
+  rm -rf "$apt/archives" "$dest/usr/share/doc" "$dest/usr/share/man" "$dest/usr/share/locale"
+}
+
+[ $# -gt 0 ] || fail "usage: fetch.sh GROUP…"
+if [ "$1" = --list ]; then
+  sed -n 's/^    \([a-z0-9-]*\)) *echo .*/\1/p' "${BASH_SOURCE[0]}"
+  exit
+fi
+mkdir -p "$cache"
+for group in "$@"; do
+  want=$(spec "$group") || fail "no group $group"
+  if [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ]; then
+    (
+      flock 9
+      [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ] || exit 0 # another call brought it while we waited
+      rm -rf "${cache:?}/$group" "$cache/$group.part"
+      mkdir -p "$cache/$group.part"
+      fetch "$group" "$cache/$group.part"
+      echo "$want" >"$cache/$group.part/.stamp"
+      mv "$cache/$group.part" "$cache/$group"
+    ) 9>"$cache/.lock"
+  fi
+  echo "$cache/$group"
+done
