@@ -95,7 +95,7 @@ func (v BatchView) Samples(dst []Sample) ([]Sample, error) {
 		return dst, err
 	}
 	have := len(dst)
-	dst, err := DecodeSamples(dst, v.Body)
+	dst, err := decodeSamples(dst, v.Body, int(min(v.Envelope.Samples, MaxSamples)))
 	if err != nil {
 		return dst[:have], err
 	}

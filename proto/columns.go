@@ -2,76 +2,100 @@ package telemetrypb
 
 import (
 	"fmt"
-	"slices"
+	"math"
 	"sync"
-
-	"google.golang.org/protobuf/encoding/protowire"
 )
+
+// The columnar body, CODEC_COLUMNS_1, bit by bit in FORMAT.md. It is made for what a bus gives: few signals, many
+// values each, those of one message at the same times. Nothing in it is rounded, and no floating point takes part in
+// how it is laid out but one exact test, so that every machine writes the same bytes.
+
+// columnsVersion is the first byte of a columnar body.
+const columnsVersion = 1
+
+// Orders of the exponential Golomb codes of a body's structure.
+const (
+	orderColumns = 5
+	orderID      = 0
+	orderTimes   = 0
+	orderCount   = 6
+	orderStrings = 3
+	orderLength  = 3
+)
+
+// How the times of a column are told apart.
+const (
+	timesSame = 0 // those of the column before
+	timesNew  = 1 // they follow
+	timesBack = 2 // plus the index of an earlier time column
+)
+
+// kindMixed stands for a signal whose samples are not all of one kind.
+const kindMixed = KindString + 1
+
+// maxUnit is the largest power of ten that times are counted in: 10^9 ns, seconds.
+const maxUnit = 9
+
+// maxDecimals is the most decimals of a float column that is kept in scaled integers.
+const maxDecimals = 12
+
+// floatPatterns stands in place of the decimals: the column holds bit patterns.
+const floatPatterns = 15
+
+// powerOfTen is 10^n as an integer, n ≤ 18.
+func powerOfTen(n uint) int64 {
+	p := int64(1)
+	for range n {
+		p *= 10
+	}
+	return p
+}
+
+// scaledFloat is v as m × 10^−decimals, if m has at most 53 bits and the division gives back v to the last bit.
+// Both the test and the way back are single IEEE 754 operations, which every machine rounds alike.
+func scaledFloat(pattern uint64, power float64) (m int64, exact bool) {
+	v := math.Float64frombits(pattern)
+	scaled := v * power
+	if !(scaled >= -1<<53 && scaled <= 1<<53) { // also a NaN
+		return 0, false
+	}
+	m = int64(math.Round(scaled))
+	return m, math.Float64bits(unscaledFloat(m, power)) == pattern
+}
+
+// unscaledFloat is m ÷ power: one correctly rounded division.
+func unscaledFloat(m int64, power float64) float64 { return float64(m) / power }
 
 // encoders serve the package's functions; a goroutine that seals often keeps its own.
 var encoders = sync.Pool{New: func() any { return new(Encoder) }}
 
-// Encoder writes columnar bodies and keeps its memory from one to the next. The zero value is ready. Not safe for use
-// from several goroutines.
-type Encoder struct {
-	body     []byte
-	envelope []byte
-	order    []Sample
-}
+// decoders keep the memory of DecodeSamples.
+var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
-// AppendSamples appends the columnar body of samples to dst.
+// AppendSamples appends the columnar body of samples, in any order, to dst. Each signal's samples keep their order;
+// that between signals is not kept. It also serves as the journal's form of what is not yet sealed. Safe for use from
+// several goroutines; one that encodes often keeps an Encoder.
 func AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 	e := encoders.Get().(*Encoder)
 	defer encoders.Put(e)
 	return e.AppendSamples(dst, samples)
 }
 
-// AppendSamples appends the columnar body of samples to dst.
-func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
-	if len(samples) > MaxSamples {
-		return dst, fmt.Errorf("%d samples: %w: at most %d", len(samples), ErrTooLarge, MaxSamples)
-	}
-	e.order = append(e.order[:0], samples...)
-	slices.SortStableFunc(e.order, func(a, b Sample) int { return int(int64(a.Signal) - int64(b.Signal)) })
-	for _, s := range e.order {
-		dst = protowire.AppendVarint(dst, uint64(s.Signal))
-		dst = append(dst, byte(s.Kind))
-		dst = protowire.AppendVarint(dst, uint64(s.Time))
-		if s.Kind == KindString {
-			dst = protowire.AppendString(dst, s.Str)
-		} else {
-			dst = protowire.AppendFixed64(dst, s.Bits)
-		}
-	}
-	return dst, nil
+// DecodeSamples appends the samples of a columnar body to dst: signals ascending by id, each signal's samples in the
+// order they were put in. A body that claims more than MaxSamples, or more times than its bits can hold, is refused
+// before anything is allocated for it. On an error dst comes back as it was.
+func DecodeSamples(dst []Sample, body []byte) ([]Sample, error) {
+	return decodeSamples(dst, body, MaxSamples)
 }
 
-// DecodeSamples appends the samples of a columnar body to dst.
-func DecodeSamples(dst []Sample, body []byte) ([]Sample, error) {
-	bad := fmt.Errorf("body: %w", ErrMalformed)
-	for len(body) > 0 {
-		id, n := protowire.ConsumeVarint(body)
-		if n < 0 || len(body) < n+1 {
-			return dst, bad
-		}
-		s := Sample{Signal: uint32(id), Kind: Kind(body[n])}
-		body = body[n+1:]
-		t, n := protowire.ConsumeVarint(body)
-		if n < 0 {
-			return dst, bad
-		}
-		s.Time = int64(t)
-		body = body[n:]
-		if s.Kind == KindString {
-			s.Str, n = protowire.ConsumeString(body)
-		} else {
-			s.Bits, n = protowire.ConsumeFixed64(body)
-		}
-		if n < 0 {
-			return dst, bad
-		}
-		body = body[n:]
-		dst = append(dst, s)
+// decodeSamples is DecodeSamples with a tighter limit.
+func decodeSamples(dst []Sample, body []byte, limit int) ([]Sample, error) {
+	d := decoders.Get().(*decoder)
+	defer decoders.Put(d)
+	have := len(dst)
+	out, err := d.decode(dst, body, limit)
+	if err != nil {
+		return dst[:have], fmt.Errorf("columns: %w", err)
 	}
-	return dst, nil
+	return out, nil
 }
