@@ -1,0 +1,606 @@
+package can
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Limits of a DBC file, against input made to hurt.
+const (
+	maxWarnings      = 2000
+	maxSignalStart   = 8 * 65536 // bits; a transport protocol's message has 1785 bytes, CAN XL's 2048
+	maxMessageLength = 65536     // bytes
+)
+
+// The pseudo message that holds signals of no message.
+const (
+	independentSignals = "VECTOR__INDEPENDENT_SIG_MSG"
+	independentID      = 0xC0000000
+)
+
+// parser reads the statements of a file into db. What names another statement is kept until the end, since files
+// come in any order.
+type parser struct {
+	*lexer
+	db       *Database
+	message  *Message // the one that SG_ belongs to; nil after a message that was rejected
+	orphan   bool     // SG_ lines are left out silently: their message was reported
+	byID     map[uint32][]*Message
+	valTypes []reference
+	muxes    []reference
+	values   []reference
+	comments []reference
+	attrs    []reference
+	senders  []reference
+	dropped  int
+}
+
+// reference is what a statement says about something that another statement defines.
+type reference struct {
+	line      int
+	object    string // BU_, BO_, SG_, EV_ or ""
+	rawID     uint32
+	name      string // of the signal, node or environment variable
+	attribute string
+	text      string
+	labels    []Label
+	table     string
+	words     []string
+	ranges    []MuxRange
+}
+
+// ParseDBC reads a DBC file, whatever its state. What cannot be read is left out and stands in Warnings with its line:
+// one signal, one message or one statement, never the rest of the file.
+func ParseDBC(file []byte) *Database {
+	p := &parser{
+		lexer: newLexer(plainBytes(file)),
+		db: &Database{
+			ValueTables: map[string][]Label{},
+			Definitions: map[string]AttributeDefinition{},
+			Attributes:  map[string]Attribute{},
+			Hash:        sha256.Sum256(file),
+		},
+		byID: map[uint32][]*Message{},
+	}
+	for p.statement() {
+	}
+	p.resolve()
+	p.check()
+	if p.dropped > 0 {
+		p.db.Warnings = append(p.db.Warnings, Warning{Severity: SeverityWarning, Text: fmt.Sprintf("%d further findings are not listed", p.dropped)})
+	}
+	sort.SliceStable(p.db.Warnings, func(i, j int) bool { return p.db.Warnings[i].Line < p.db.Warnings[j].Line })
+	return p.db
+}
+
+func (p *parser) warn(line int, severity Severity, format string, args ...any) {
+	if len(p.db.Warnings) >= maxWarnings {
+		p.dropped++
+		return
+	}
+	p.db.Warnings = append(p.db.Warnings, Warning{Line: line, Severity: severity, Text: fmt.Sprintf(format, args...)})
+}
+
+// statement reads one statement; false at the end of the file.
+func (p *parser) statement() bool {
+	p.skip()
+	if p.pos >= len(p.src) {
+		return false
+	}
+	line, from := p.line(), p.pos
+	if p.src[p.pos] == ';' {
+		p.pos++
+		return true
+	}
+	word := p.keywordHere()
+	p.pos += len(word)
+	switch word {
+	case "":
+		p.unknown(line)
+	case "VERSION":
+		p.db.Version, _, _ = p.quoted(line, endAnywhere)
+		p.accept(';')
+	case "NS_":
+		p.newSymbols()
+	case "BS_":
+		p.accept(':')
+		for p.peek() != 0 && p.peek() != ';' {
+			p.pos++
+		}
+		p.accept(';')
+	case "BU_":
+		p.nodes(line)
+	case "BO_":
+		p.messageHead(line)
+	case "SG_":
+		p.signal(line)
+	case "VAL_TABLE_":
+		p.valueTable(line)
+	case "VAL_":
+		p.valueLabels(line)
+	case "CM_":
+		p.comment(line)
+	case "BA_DEF_", "BA_DEF_REL_":
+		p.attributeDefinition(line)
+	case "BA_DEF_DEF_", "BA_DEF_DEF_REL_":
+		p.attributeDefault(line)
+	case "BA_":
+		p.attributeValue(line)
+	case "SIG_VALTYPE_":
+		p.signalType(line)
+	case "SG_MUL_VAL_":
+		p.multiplexValues(line)
+	case "BO_TX_BU_":
+		p.transmitters(line)
+	default: // known by name; nothing in it is of use here
+		p.resync()
+	}
+	if p.pos == from {
+		p.pos++ // no statement may be read twice
+	}
+	return true
+}
+
+// unknown leaves out what begins with no keyword.
+func (p *parser) unknown(line int) {
+	word := p.word()
+	if word == "" {
+		word = string(p.src[p.pos])
+		p.pos++
+	}
+	p.warn(line, SeverityWarning, "%s is not a statement of a DBC file; left out", shorten(word))
+	p.resync()
+}
+
+// shorten makes a piece of the file fit for a message.
+func shorten(text string) string {
+	const most = 40
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return strconv.Quote(text)
+}
+
+// finish expects the semicolon of a statement.
+func (p *parser) finish(line int, statement string) {
+	if p.accept(';') {
+		for p.accept(';') {
+		}
+		return
+	}
+	if rest := p.peek(); rest != 0 {
+		p.warn(line, SeverityWarning, "%s: left out from %s on", statement, shorten(p.word()))
+		p.resync()
+		return
+	}
+	p.warn(line, SeverityWarning, "%s does not end with a semicolon", statement)
+}
+
+// fail reports a statement that cannot be used and leaves it.
+func (p *parser) fail(line int, format string, args ...any) {
+	p.warn(line, SeverityWarning, format, args...)
+	p.resync()
+}
+
+// quoted reads a string and reports one without an end.
+func (p *parser) quoted(line int, ends stringEnd) (text string, ok, sound bool) {
+	text, ok, sound = p.text(ends)
+	if !sound {
+		p.warn(line, SeverityWarning, "a text has no closing quote: %s", shorten(text))
+	}
+	return text, ok, sound
+}
+
+// newSymbols reads past the list of NS_, whose words are keywords: each stands alone on its line.
+func (p *parser) newSymbols() {
+	p.toLineEnd()
+	for {
+		from := p.pos
+		p.skip()
+		for p.pos < len(p.src) && (p.src[p.pos] == '_' || p.src[p.pos] >= 'A' && p.src[p.pos] <= 'Z') {
+			p.pos++
+		}
+		word := p.pos
+		for p.pos < len(p.src) && isBlank(p.src[p.pos]) {
+			p.pos++
+		}
+		alone := p.pos >= len(p.src) || p.src[p.pos] == '\n'
+		text := strings.TrimSpace(string(p.src[from:word]))
+		if text == "" || !alone || text == "BU_" || text == "BS_" || text == "BO_" {
+			p.pos = from
+			return
+		}
+	}
+}
+
+// nodes reads BU_: the names of the ECUs, over as many lines as it takes.
+func (p *parser) nodes(line int) {
+	p.accept(':')
+	for {
+		p.accept(',')
+		if p.accept('"') { // quoted names have been seen
+			continue
+		}
+		name := p.word()
+		if name == "" {
+			break
+		}
+		p.db.Nodes = append(p.db.Nodes, Node{Name: name})
+	}
+	p.accept(';')
+	if p.peek() == ':' {
+		p.fail(line, "BU_: a colon among the names")
+	}
+}
+
+// messageID reads an identifier as the file writes it. Anything but a number of 32 bits is answered with false.
+func messageID(text string) (uint32, bool) {
+	text = strings.TrimPrefix(text, "+")
+	id, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		id, err = strconv.ParseUint(text, 0, 32) // 0x…
+	}
+	return uint32(id), err == nil
+}
+
+// flagExtendedID marks 29-bit identifiers in a DBC file.
+const flagExtendedID = 1 << 31
+
+// messageHead reads BO_ id name : length sender.
+func (p *parser) messageHead(line int) {
+	p.message, p.orphan = nil, true
+	idText := p.word()
+	id, ok := messageID(idText)
+	if !ok {
+		p.warn(line, SeverityError, "BO_ %s: not an identifier of 32 bits; the message is left out", shorten(idText))
+		p.restOfLine()
+		return
+	}
+	name := p.word()
+	if name == independentSignals || id == independentID {
+		p.restOfLine()
+		return
+	}
+	if name == "" {
+		p.warn(line, SeverityError, "BO_ %d: no name; the message is left out", id)
+		p.restOfLine()
+		return
+	}
+	if !p.accept(':') {
+		p.warn(line, SeverityWarning, "BO_ %d %s: no colon behind the name", id, name)
+	}
+	lengthText := p.word()
+	length, err := strconv.ParseUint(lengthText, 10, 32)
+	if err != nil || length > maxMessageLength {
+		p.warn(line, SeverityError, "BO_ %d %s: length %s; the message is left out", id, name, shorten(lengthText))
+		p.restOfLine()
+		return
+	}
+	m := &Message{Name: name, Length: int(length), Line: line, rawID: id, ID: id &^ flagExtendedID, Extended: id&flagExtendedID != 0}
+	switch {
+	case m.ID > MaxExtendedID:
+		p.warn(line, SeverityError, "BO_ %d %s: the identifier has more than 29 bits; the message is left out", id, name)
+		p.restOfLine()
+		return
+	case !m.Extended && m.ID > MaxStandardID:
+		p.warn(line, SeverityNote, "BO_ %d %s: above 0x7FF without the flag of an extended identifier; read as extended", id, name)
+		m.Extended = true
+	}
+	if p.sameLine() {
+		m.Sender = p.word()
+	}
+	p.accept(';')
+	for _, other := range p.byID[id] {
+		p.warn(line, SeverityWarning, "BO_ %d %s: the identifier is that of %s in line %d, which comes first", id, name, other.Name, other.Line)
+		break
+	}
+	p.message, p.orphan = m, false
+	p.byID[id] = append(p.byID[id], m)
+	p.db.Messages = append(p.db.Messages, m)
+	if p.sameLine() && p.peek() != 0 {
+		p.warn(line, SeverityNote, "BO_ %d %s: left out from %s on", id, name, shorten(p.word()))
+		p.restOfLine()
+	}
+}
+
+// sameLine skips blanks and reports whether anything is left on the line.
+func (p *parser) sameLine() bool {
+	for p.pos < len(p.src) && isBlank(p.src[p.pos]) {
+		p.pos++
+	}
+	return p.pos < len(p.src) && p.src[p.pos] != '\n' && !strings.HasPrefix(string(p.src[p.pos:min(p.pos+2, len(p.src))]), "//")
+}
+
+// restOfLine leaves out what is left on the line.
+func (p *parser) restOfLine() { p.toLineEnd() }
+
+// words reads names with commas or blanks between them.
+func (p *parser) words() []string {
+	var list []string
+	for {
+		p.accept(',')
+		word := p.word()
+		if word == "" {
+			return list
+		}
+		list = append(list, word)
+	}
+}
+
+// transmitters reads BO_TX_BU_ id : node, node;
+func (p *parser) transmitters(line int) {
+	id, ok := messageID(p.word())
+	if !ok {
+		p.fail(line, "BO_TX_BU_: not a message identifier")
+		return
+	}
+	p.accept(':')
+	p.senders = append(p.senders, reference{line: line, rawID: id, words: p.words()})
+	p.finish(line, "BO_TX_BU_")
+}
+
+// labels reads number and text in turn.
+func (p *parser) labels(line int, statement string) []Label {
+	var list []Label
+	for {
+		switch c := p.peek(); {
+		case c >= '0' && c <= '9', c == '-', c == '+', c == '.':
+		default:
+			return list
+		}
+		number := p.word()
+		text, ok, sound := p.quoted(line, endBeforeNumber)
+		if !ok {
+			p.warn(p.line(), SeverityWarning, "%s: %s has no text", statement, shorten(number))
+			return list
+		}
+		value, err := parseLabelValue(number)
+		if err != nil {
+			p.warn(p.line(), SeverityWarning, "%s: %s is not a whole number", statement, shorten(number))
+		} else {
+			list = append(list, Label{Value: value, Text: text})
+		}
+		if !sound {
+			return list
+		}
+	}
+}
+
+// parseLabelValue reads a whole number of 64 bits; some tools write 1.0 or 1e3.
+func parseLabelValue(text string) (int64, error) {
+	if v, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return v, nil
+	}
+	if v, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 0, 64); err == nil {
+		return int64(v), nil
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err == nil && (f != float64(int64(f)) || f >= 1<<63 || f < -1<<63) {
+		err = strconv.ErrRange
+	}
+	return int64(f), err
+}
+
+// valueTable reads VAL_TABLE_ name number "text" … ;
+func (p *parser) valueTable(line int) {
+	name := p.word()
+	if name == "" {
+		p.fail(line, "VAL_TABLE_: no name")
+		return
+	}
+	p.db.ValueTables[name] = p.labels(line, "VAL_TABLE_")
+	p.finish(line, "VAL_TABLE_")
+}
+
+// valueLabels reads VAL_ id signal number "text" … ; or the name of a table in place of the list, or an environment
+// variable in place of the signal.
+func (p *parser) valueLabels(line int) {
+	first := p.word()
+	id, ok := messageID(first)
+	if !ok {
+		if first == "" {
+			p.fail(line, "VAL_: neither a message identifier nor a name")
+			return
+		}
+		p.labels(line, "VAL_") // of an environment variable
+		p.finish(line, "VAL_")
+		return
+	}
+	r := reference{line: line, rawID: id, name: p.word()}
+	if c := p.peek(); c == '_' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+		r.table = p.word()
+	} else {
+		r.labels = p.labels(line, "VAL_")
+	}
+	if r.name == "" {
+		p.fail(line, "VAL_ %d: no signal name", id)
+		return
+	}
+	p.values = append(p.values, r)
+	p.finish(line, "VAL_")
+}
+
+// comment reads CM_ [BU_ node | BO_ id | SG_ id signal | EV_ name] "text";
+func (p *parser) comment(line int) {
+	r := reference{line: line}
+	if !p.target(&r) {
+		p.fail(line, "CM_: not something that can have a comment")
+		return
+	}
+	text, ok, _ := p.quoted(line, endBeforeSemicolon)
+	if !ok {
+		p.fail(line, "CM_: no text")
+		return
+	}
+	r.text = text
+	p.comments = append(p.comments, r)
+	p.finish(line, "CM_")
+}
+
+// target reads what a comment or an attribute belongs to. `CM_ SG_ 304 "…"`, with no signal, is read as the message's.
+func (p *parser) target(r *reference) bool {
+	if c := p.peek(); c == '"' || c == 0 || c == '-' || c >= '0' && c <= '9' {
+		return true
+	}
+	from := p.pos
+	switch r.object = p.word(); r.object {
+	case "BU_", "EV_":
+		r.name = p.word()
+		return r.name != ""
+	case "BO_", "SG_":
+		idText := p.word()
+		id, ok := messageID(idText)
+		if !ok {
+			return false
+		}
+		r.rawID = id
+		if r.object == "SG_" {
+			if r.name = p.word(); r.name == "" {
+				r.object = "BO_"
+				p.warn(r.line, SeverityNote, "SG_ %d: no signal name; taken as the message's", id)
+			}
+		}
+		return true
+	}
+	p.pos, r.object = from, ""
+	return true // the value of a network's attribute may be a bare word
+}
+
+// attributeDefinition reads BA_DEF_ [object] "name" type …;
+func (p *parser) attributeDefinition(line int) {
+	d := AttributeDefinition{}
+	if p.peek() != '"' {
+		d.Object = p.word()
+	}
+	name, ok, _ := p.quoted(line, endAnywhere)
+	if !ok {
+		p.fail(line, "BA_DEF_: no attribute name")
+		return
+	}
+	d.Name, d.Type = name, strings.ToUpper(p.word())
+	if d.Type == "ENUM" {
+		for p.peek() == '"' || p.peek() == ',' {
+			if p.accept(',') {
+				continue
+			}
+			text, _, sound := p.quoted(line, endInList)
+			d.Enum = append(d.Enum, text)
+			if !sound {
+				break
+			}
+		}
+	} else {
+		for p.word() != "" || p.accept(',') { // the bounds of a number
+		}
+	}
+	if old, again := p.db.Definitions[name]; again && old.Type == "" {
+		d.Default, d.hasDef = old.Default, old.hasDef
+	}
+	p.db.Definitions[name] = d
+	p.finish(line, "BA_DEF_")
+}
+
+// value reads the value of an attribute: a string or a bare word.
+func (p *parser) value(line int) (string, bool) {
+	if p.peek() == '"' {
+		text, ok, _ := p.quoted(line, endBeforeSemicolon)
+		return text, ok
+	}
+	text := p.word()
+	return text, text != ""
+}
+
+// attributeDefault reads BA_DEF_DEF_ "name" value;
+func (p *parser) attributeDefault(line int) {
+	if p.peek() != '"' {
+		p.word() // an object that does not belong here
+	}
+	name, ok, _ := p.quoted(line, endAnywhere)
+	if !ok {
+		p.fail(line, "BA_DEF_DEF_: no attribute name")
+		return
+	}
+	d := p.db.Definitions[name]
+	d.Name = name
+	if d.Default, d.hasDef = p.value(line); !d.hasDef {
+		p.fail(line, "BA_DEF_DEF_ %q: no value", name)
+		return
+	}
+	p.db.Definitions[name] = d
+	p.finish(line, "BA_DEF_DEF_")
+}
+
+// attributeValue reads BA_ "name" [object] value;
+func (p *parser) attributeValue(line int) {
+	name, ok, _ := p.quoted(line, endAnywhere)
+	r := reference{line: line, attribute: name}
+	if !ok || !p.target(&r) {
+		p.fail(line, "BA_ %q: not an attribute of anything", name)
+		return
+	}
+	if r.text, ok = p.value(line); !ok {
+		p.fail(line, "BA_ %q: no value", name)
+		return
+	}
+	p.attrs = append(p.attrs, r)
+	p.finish(line, "BA_")
+}
+
+// signalType reads SIG_VALTYPE_ id signal : type;
+func (p *parser) signalType(line int) {
+	id, ok := messageID(p.word())
+	r := reference{line: line, rawID: id, name: p.word()}
+	p.accept(':')
+	r.text = p.word()
+	if !ok || r.name == "" || r.text == "" {
+		p.fail(line, "SIG_VALTYPE_: not message, signal and type")
+		return
+	}
+	p.valTypes = append(p.valTypes, r)
+	p.finish(line, "SIG_VALTYPE_")
+}
+
+// multiplexValues reads SG_MUL_VAL_ id signal multiplexor first-last, …;
+func (p *parser) multiplexValues(line int) {
+	id, ok := messageID(p.word())
+	r := reference{line: line, rawID: id, name: p.word(), text: p.word()}
+	if !ok || r.name == "" || r.text == "" {
+		p.fail(line, "SG_MUL_VAL_: not message, signal and multiplexor")
+		return
+	}
+	for {
+		p.accept(',')
+		if c := p.peek(); c < '0' || c > '9' {
+			break
+		}
+		span := p.rangeText()
+		first, last, found := strings.Cut(span, "-")
+		if !found {
+			last = first
+		}
+		a, err := strconv.ParseUint(first, 10, 64)
+		b, err2 := strconv.ParseUint(last, 10, 64)
+		if err != nil || err2 != nil || b < a {
+			p.warn(line, SeverityWarning, "SG_MUL_VAL_ %d %s: range %s", id, r.name, shorten(span))
+			continue
+		}
+		r.ranges = append(r.ranges, MuxRange{First: a, Last: b})
+	}
+	p.muxes = append(p.muxes, r)
+	p.finish(line, "SG_MUL_VAL_")
+}
+
+// rangeText reads "3-5", also with blanks around the dash.
+func (p *parser) rangeText() string {
+	text := p.number()
+	if strings.HasSuffix(text, "-") || !strings.Contains(text, "-") && p.peek() == '-' {
+		text += p.number()
+		if strings.HasSuffix(text, "-") {
+			text += p.number()
+		}
+	}
+	return text
+}

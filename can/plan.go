@@ -1,0 +1,305 @@
+package can
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// Subscription asks for one signal of one message.
+type Subscription struct {
+	ID      uint32   // what its samples carry: the signal's id in the catalogue
+	Message *Message // required
+	Signal  *Signal  // one of Message.Signals; nil lets the plan know the message without decoding anything of it
+}
+
+// PlanOptions are the choices of a Plan.
+type PlanOptions struct {
+	// J1939 compares every extended message by its PGN, and not only those that are J1939 by their attributes.
+	J1939 bool
+}
+
+// Counters say what a Plan could not decode. They may be read while it works.
+type Counters struct {
+	Short   atomic.Uint64 // frames that ended before a subscribed signal that was active in them
+	Unknown atomic.Uint64 // data frames with an identifier that was not subscribed: no loss
+	Error   atomic.Uint64 // error frames
+	Remote  atomic.Uint64 // remote frames
+}
+
+// Plan turns the frames of one bus into samples of the subscribed signals. It is made once by Compile and then only read,
+// but for its counters: Decode and Match are safe for use from several goroutines.
+type Plan struct {
+	Counters Counters
+
+	standard [MaxStandardID + 1]uint16 // number of the message + 1
+	extended idTable                   // by whole identifier
+	groups   idTable                   // by PGN
+	messages []planMessage
+	warnings []Warning
+}
+
+// planMessage is what is decoded of one message.
+type planMessage struct {
+	plain    []operation // of the signals that are always there
+	guarded  []segment   // of the multiplexed ones
+	need     int         // bytes that the longest of plain needs
+	most     int         // samples at most
+	nextPGN  uint16      // number + 1 of the next message with the same PGN
+	j1939    bool
+	id       uint32
+	extended bool
+	message  *Message
+}
+
+// segment is what hangs on one multiplexor value.
+type segment struct {
+	guard      *guard
+	operations []operation
+}
+
+// guard holds when its parent holds and the multiplexor's raw value lies in one of the ranges.
+type guard struct {
+	parent *guard
+	read   operation
+	ranges []MuxRange
+}
+
+// Compile makes a plan of the subscriptions. Where two messages with one identifier are subscribed, the first counts;
+// what had to be left out stands in Warnings.
+func Compile(subscriptions []Subscription, o PlanOptions) *Plan {
+	p := &Plan{}
+	numbers := map[*Message]int{}
+	for _, sub := range subscriptions {
+		if sub.Message == nil {
+			p.warn(nil, "subscription %d names no message", sub.ID)
+			continue
+		}
+		number, known := numbers[sub.Message]
+		if !known {
+			number = p.add(sub.Message, o.J1939)
+			numbers[sub.Message] = number
+		}
+		if number < 0 || sub.Signal == nil {
+			continue
+		}
+		p.messages[number].subscribe(p, sub)
+	}
+	for i := range p.messages {
+		m := &p.messages[i]
+		m.most = len(m.plain)
+		for _, s := range m.guarded {
+			m.most += len(s.operations)
+		}
+	}
+	return p
+}
+
+// Warnings are what Compile left out or guessed; lines are those of the DBC files.
+func (p *Plan) Warnings() []Warning { return slices.Clone(p.warnings) }
+
+func (p *Plan) warn(m *Message, format string, args ...any) {
+	w := Warning{Severity: SeverityWarning, Text: fmt.Sprintf(format, args...)}
+	if m != nil {
+		w.Line = m.Line
+	}
+	p.warnings = append(p.warnings, w)
+}
+
+// add gives a message its place in the tables and returns its number, -1 when another message has its identifier.
+func (p *Plan) add(m *Message, allJ1939 bool) int {
+	const most = 1<<16 - 2
+	number := len(p.messages)
+	if number > most {
+		p.warn(m, "%s: a plan holds %d messages", m.Name, most)
+		return -1
+	}
+	entry := planMessage{message: m, id: m.ID, extended: m.Extended, j1939: m.Extended && (m.J1939 || allJ1939)}
+	before := uint16(0)
+	if m.Extended {
+		before, _ = p.extended.get(m.ID & MaxExtendedID)
+	} else {
+		before = p.standard[m.ID&MaxStandardID]
+	}
+	if before != 0 {
+		p.warn(m, "%s has the identifier %#x of %s and is left out", m.Name, m.ID, p.messages[before-1].message.Name)
+		return -1
+	}
+	if !m.Extended {
+		p.standard[m.ID&MaxStandardID] = uint16(number + 1)
+	} else {
+		p.extended.put(m.ID&MaxExtendedID, uint16(number+1))
+	}
+	p.messages = append(p.messages, entry)
+	if entry.j1939 {
+		p.addPGN(number)
+	}
+	return number
+}
+
+// addPGN puts a message behind those that have the same PGN.
+func (p *Plan) addPGN(number int) {
+	m := p.messages[number].message
+	if m.Length > MaxClassicLen {
+		p.warn(m, "%s has %d bytes and comes in several frames; a single frame gives only what fits into it", m.Name, m.Length)
+	}
+	first, ok := p.groups.get(PGN(m.ID))
+	if !ok {
+		p.groups.put(PGN(m.ID), uint16(number+1))
+		return
+	}
+	p.warn(m, "%s and %s have the same PGN %d; the source address decides, else the first", m.Name, p.messages[first-1].message.Name, PGN(m.ID))
+	last := &p.messages[first-1]
+	for last.nextPGN != 0 {
+		last = &p.messages[last.nextPGN-1]
+	}
+	last.nextPGN = uint16(number + 1)
+}
+
+// subscribe compiles one signal.
+func (m *planMessage) subscribe(p *Plan, sub Subscription) {
+	s := sub.Signal
+	if s.Unreachable {
+		p.warn(m.message, "%s.%s has no multiplexor that could be read and is left out", m.message.Name, s.Name)
+		return
+	}
+	op, ok := compileSignal(s, sub.ID)
+	if !ok {
+		p.warn(m.message, "%s.%s lies beyond the %d bytes of a frame and is left out", m.message.Name, s.Name, MaxLen)
+		return
+	}
+	if s.Multiplexor == nil {
+		m.plain = append(m.plain, op)
+		m.need = max(m.need, int(op.need))
+		return
+	}
+	for i := range m.guarded {
+		if m.guarded[i].guard.same(s) {
+			m.guarded[i].operations = append(m.guarded[i].operations, op)
+			return
+		}
+	}
+	g, ok := compileGuard(s)
+	if !ok {
+		p.warn(m.message, "%s.%s hangs on a multiplexor beyond the %d bytes of a frame and is left out", m.message.Name, s.Name, MaxLen)
+		return
+	}
+	m.guarded = append(m.guarded, segment{guard: g, operations: []operation{op}})
+}
+
+// compileGuard makes the guard of a multiplexed signal, and of what its multiplexor hangs on.
+func compileGuard(s *Signal) (*guard, bool) {
+	read, ok := compileSignal(s.Multiplexor, 0)
+	if !ok {
+		return nil, false
+	}
+	g := &guard{read: read, ranges: s.Ranges}
+	if s.Multiplexor.Multiplexor != nil {
+		if g.parent, ok = compileGuard(s.Multiplexor); !ok {
+			return nil, false
+		}
+	}
+	return g, true
+}
+
+// same reports whether the guard is that of the signal.
+func (g *guard) same(s *Signal) bool {
+	for ; g != nil && s.Multiplexor != nil; g, s = g.parent, s.Multiplexor {
+		if read, _ := compileSignal(s.Multiplexor, 0); read != g.read || !slices.Equal(g.ranges, s.Ranges) {
+			return false
+		}
+	}
+	return g == nil && s.Multiplexor == nil
+}
+
+// Match returns the message that a frame is decoded by, nil when none is subscribed or the frame is no data frame.
+func (p *Plan) Match(f *Frame) *Message {
+	if f.Flags&(FlagError|FlagRemote) != 0 {
+		return nil
+	}
+	if m := p.lookup(f); m != nil {
+		return m.message
+	}
+	return nil
+}
+
+// lookup finds a data frame's message: by the whole identifier, else by PGN, and there by the source address, else the
+// first.
+func (p *Plan) lookup(f *Frame) *planMessage {
+	if f.Flags&FlagExtended == 0 {
+		if n := p.standard[f.ID&MaxStandardID]; n != 0 {
+			return &p.messages[n-1]
+		}
+		return nil
+	}
+	if n, ok := p.extended.get(f.ID); ok {
+		return &p.messages[n-1]
+	}
+	n, ok := p.groups.get(PGN(f.ID))
+	if !ok {
+		return nil
+	}
+	first := &p.messages[n-1]
+	for m := first; ; m = &p.messages[m.nextPGN-1] {
+		if SourceAddress(m.id) == SourceAddress(f.ID) {
+			return m
+		}
+		if m.nextPGN == 0 {
+			return first
+		}
+	}
+}
+
+// Decode appends the samples of the subscribed signals that are active in the frame, in no order to rely on. Signals
+// beyond a short frame's end are left out and the frame is counted. Nothing is allocated once dst has room.
+func (p *Plan) Decode(f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
+	if f.Flags&(FlagError|FlagRemote) != 0 {
+		if f.Flags&FlagError != 0 {
+			p.Counters.Error.Add(1)
+		} else {
+			p.Counters.Remote.Add(1)
+		}
+		return dst
+	}
+	m := p.lookup(f)
+	if m == nil {
+		p.Counters.Unknown.Add(1)
+		return dst
+	}
+	return m.decode(p, f, dst)
+}
+
+// Filter is a kernel filter: a frame passes when its identifier with flag bits equals ID in the bits of Mask.
+type Filter struct{ ID, Mask uint32 }
+
+// maxFilters is what the kernel takes of one socket (CAN_RAW_FILTER_MAX in linux/can/raw.h).
+const maxFilters = 512
+
+// Filters are the kernel filters that let just the plan's frames pass; nil when they would be too many, and then
+// everything has to pass.
+func (p *Plan) Filters() []Filter {
+	filters := make([]Filter, 0, len(p.messages))
+	seen := map[Filter]bool{}
+	for i := range p.messages {
+		m := &p.messages[i]
+		const exact = flagEFF | flagRTR
+		f := Filter{ID: m.id, Mask: MaxStandardID | exact}
+		switch {
+		case m.j1939:
+			mask := pgnMask(m.id)
+			f = Filter{ID: m.id&mask | flagEFF, Mask: mask | exact}
+		case m.extended:
+			f = Filter{ID: m.id | flagEFF, Mask: MaxExtendedID | exact}
+		}
+		if !seen[f] {
+			seen[f] = true
+			filters = append(filters, f)
+		}
+	}
+	if len(filters) > maxFilters {
+		return nil
+	}
+	return filters
+}
