@@ -1,0 +1,271 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// commit is one call of Queue.Commit, and what its outcome means. There is one, used again: it is either Run's, to be
+// filled, or the committer's. While it is with the committer, uncommitted[:flight] are the batches in it, and Run goes
+// on sampling: a slow disk costs memory, not samples.
+//
+//	        start                    Queue.Commit returns
+//	idle ───────────▶ under way ───────────────────────────▶ settle ──▶ idle
+//	 ▲                                                         │ error: the batches stay, the next tick tries again
+//	 └─────────────────────────────────────────────────────────┘
+type commit struct {
+	batches []Sealed
+	journal []Journal
+	marks   []mark // one for each journal entry
+	bytes   [telemetrypb.Lane_LANE_RAW + 1][]byte
+	err     error
+	tookNS  int64
+}
+
+// mark says how far a journal entry reaches.
+type mark struct {
+	lane        telemetrypb.Lane
+	seq         uint64
+	samples, to int
+	last        int64
+}
+
+// committer calls Commit for Run, which owns it: it ends when todo is closed.
+func (p *Pipeline) committer(todo <-chan *commit, done chan<- *commit) {
+	defer close(done)
+	for c := range todo {
+		p.call(c)
+		done <- c
+	}
+}
+
+func (p *Pipeline) call(c *commit) {
+	start := p.clock.Boot()
+	c.err = p.queue.Commit(c.batches, c.journal)
+	c.tookNS = p.clock.Boot() - start
+}
+
+// due says whether something is to be committed now.
+func (p *Pipeline) due() bool {
+	switch {
+	case p.underWay:
+		return false
+	case p.ticked:
+		return true
+	case p.failing: // again at the next tick, not before
+		return false
+	}
+	return p.isUrgent() || p.memory >= p.o.CommitBytes || len(p.lanes[telemetrypb.Lane_LANE_EVENT].samples) > 0 && !p.quiet
+}
+
+// prepare fills the commit with all there is; false says that there is nothing. final seals what is open.
+func (p *Pipeline) prepare(final bool) bool {
+	p.ticked = false
+	switch {
+	case final:
+		for i := range p.lanes {
+			p.sealAll(&p.lanes[i])
+		}
+	case !p.failing: // else events wait, in the journal, and make one batch in place of one for each attempt
+		p.sealAll(&p.lanes[telemetrypb.Lane_LANE_EVENT])
+	}
+	p.sealControl(final)
+
+	c := &p.commit
+	c.batches, c.journal, c.marks, c.err = c.batches[:0], c.journal[:0], c.marks[:0], nil
+	for id := telemetrypb.Lane_LANE_CONTROL; id <= telemetrypb.Lane_LANE_RAW; id++ {
+		for i := range p.uncommitted {
+			if p.uncommitted[i].Lane == id {
+				c.batches = append(c.batches, p.uncommitted[i].Sealed)
+			}
+		}
+	}
+	for i := range p.lanes {
+		p.journal(c, &p.lanes[i])
+	}
+	if len(c.batches)+len(c.journal) == 0 {
+		return false
+	}
+	p.flight, p.underWay = len(p.uncommitted), true
+	return true
+}
+
+// journal adds what is new in an open batch.
+func (p *Pipeline) journal(c *commit, l *lane) {
+	n := len(l.samples)
+	if n == l.journaled {
+		return
+	}
+	if l.seq == 0 {
+		l.seq = p.queue.Reserve(l.id)
+	}
+	news := l.samples[l.journaled:]
+	bytes, err := appendJournal(c.bytes[l.id][:0], &p.encoder, l.journaled, news)
+	c.bytes[l.id] = bytes
+	if err != nil {
+		p.log.Error("samples could not be journaled", "lane", telemetrypb.LaneName(l.id), "samples", len(news), "err", err)
+		return // they are still in the open batch, which tells when it is sealed
+	}
+	c.journal = append(c.journal, Journal{
+		Lane: l.id, Seq: l.seq,
+		BootID: p.o.BootID, BootCount: p.o.BootCount, Catalogue: p.catalogue,
+		Bytes: bytes,
+	})
+	_, last := span(news)
+	c.marks = append(c.marks, mark{lane: l.id, seq: l.seq, samples: len(news), to: n, last: last})
+	l.flying = n
+}
+
+// settle takes the outcome of a commit.
+func (p *Pipeline) settle(c *commit) {
+	flown := p.flight
+	p.flight, p.underWay = 0, false
+	p.metrics.committed(float64(c.tookNS)/1e9, c.err)
+	for i := range p.lanes {
+		p.lanes[i].flying = 0
+	}
+	if c.err != nil {
+		if !p.failing {
+			p.log.Error("commit failed; batches are kept in memory and tried again", "err", c.err,
+				"batches", len(c.batches), "bytes", p.memory)
+		}
+		p.failing, p.lastErr = true, c.err
+		p.o.OnCommitError(c.err)
+		return
+	}
+	p.logCommitted(c)
+	for _, m := range c.marks {
+		p.lanes[m.lane].settle(m, p.uncommitted[flown:])
+	}
+	for i := range p.uncommitted[:flown] {
+		p.memory -= len(p.uncommitted[i].Bytes)
+		p.release(p.uncommitted[i].Bytes)
+	}
+	p.uncommitted = slices.Delete(p.uncommitted, 0, flown)
+	if p.failing || !p.proven {
+		if p.failing {
+			p.log.Info("commits succeed again")
+		}
+		p.failing, p.lastErr, p.proven = false, nil, true
+		p.o.OnCommitOK()
+	}
+}
+
+// settle notes which samples the journal holds now; the batch may have been sealed meanwhile.
+func (l *lane) settle(m mark, waiting []sealed) {
+	if l.seq == m.seq {
+		l.journaled = m.to
+		return
+	}
+	for i := range waiting {
+		if s := &waiting[i]; s.Lane == m.lane && s.Seq == m.seq {
+			s.journaled = min(m.to, int(s.Samples))
+		}
+	}
+}
+
+// logCommitted writes a line for each batch and each journal entry that is durable now.
+func (p *Pipeline) logCommitted(c *commit) {
+	ctx := context.Background()
+	if !p.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	for _, s := range c.batches {
+		p.log.LogAttrs(ctx, slog.LevelDebug, "committed", slog.String("kind", "batch"),
+			slog.String("lane", telemetrypb.LaneName(s.Lane)), slog.Uint64("seq", s.Seq),
+			slog.Uint64("samples", uint64(s.Samples)), slog.Uint64("total", uint64(s.Samples)), slog.Int64("last", s.Last))
+	}
+	for _, m := range c.marks {
+		p.log.LogAttrs(ctx, slog.LevelDebug, "committed", slog.String("kind", "journal"),
+			slog.String("lane", telemetrypb.LaneName(m.lane)), slog.Uint64("seq", m.seq),
+			slog.Int("samples", m.samples), slog.Int("total", m.to), slog.Int64("last", m.last))
+	}
+}
+
+// sealControl seals what Emit and the ledger have. While commits fail one control batch waits and the rest is
+// gathered for the next one.
+func (p *Pipeline) sealControl(final bool) {
+	if p.failing && !final && slices.ContainsFunc(p.uncommitted, func(s sealed) bool { return s.Lane == telemetrypb.Lane_LANE_CONTROL }) {
+		return
+	}
+	p.mu.Lock()
+	records := p.records
+	p.records, p.urgent = nil, false
+	p.mu.Unlock()
+	if now := p.clock.Boot(); final || now-p.lossTold >= int64(p.o.LossEvery) {
+		if losses := p.ledger.take(); len(losses) > 0 {
+			p.lossTold = now
+			records = append(records, losses...)
+		}
+	}
+	for len(records) > 0 {
+		n, size := 0, 0
+		for n < len(records) {
+			size += proto.Size(records[n]) + 4
+			if n > 0 && size > p.o.BatchBytes-p.headBytes {
+				break
+			}
+			n++
+		}
+		err := p.sealRecords(records[:n])
+		if err != nil && n > 1 { // one of them is at fault
+			n = 1
+			err = p.sealRecords(records[:n])
+		}
+		if err != nil {
+			p.sealFailed(err)
+		}
+		records = records[n:]
+	}
+}
+
+func (p *Pipeline) sealRecords(records []*telemetrypb.Record) error {
+	if p.controlSeq == 0 {
+		p.controlSeq = p.queue.Reserve(telemetrypb.Lane_LANE_CONTROL)
+	}
+	bytes, err := telemetrypb.AppendControl(nil, &telemetrypb.Head{
+		Tenant: p.o.Tenant, Device: p.o.Device, Epoch: p.epoch,
+		Lane: telemetrypb.Lane_LANE_CONTROL, Seq: p.controlSeq,
+		BootID: p.o.BootID, BootCount: p.o.BootCount,
+	}, &telemetrypb.Records{Records: records})
+	if err != nil {
+		return err // the seq serves for the next batch
+	}
+	now := p.clock.Boot()
+	p.hold(sealed{
+		Sealed: Sealed{Lane: telemetrypb.Lane_LANE_CONTROL, Seq: p.controlSeq, Samples: uint32(len(records)), First: now, Last: now, Bytes: bytes},
+		keep:   true,
+	})
+	p.controlSeq = 0
+	return nil
+}
+
+// sealFailed gives up on a record that protobuf will not encode: text that is no UTF-8, say.
+func (p *Pipeline) sealFailed(err error) {
+	p.log.Error("a control record could not be encoded", "err", err)
+	p.ledger.Add(telemetrypb.LossReason_LOSS_UNDECODABLE, sourceAgent, unitRecords, 1, "a control record could not be encoded")
+}
+
+// lossReason is why there is no room in memory.
+func (p *Pipeline) lossReason() telemetrypb.LossReason {
+	switch {
+	case !p.failing:
+		return telemetrypb.LossReason_LOSS_OVERLOAD
+	case p.o.ErrFull != nil && errors.Is(p.lastErr, p.o.ErrFull):
+		return telemetrypb.LossReason_LOSS_QUEUE_FULL
+	}
+	return telemetrypb.LossReason_LOSS_DISK_ERROR
+}
+
+func (p *Pipeline) lossDetail() string {
+	if p.failing {
+		return p.lastErr.Error()
+	}
+	return "more came than the disk takes"
+}

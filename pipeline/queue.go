@@ -1,0 +1,73 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// Sealed is a batch as it will be stored and sent.
+type Sealed struct {
+	Lane        telemetrypb.Lane
+	Seq         uint64
+	Samples     uint32 // samples, or records in the control lane
+	First, Last int64  // CLOCK_BOOTTIME of the earliest and the latest sample, ns
+	Bytes       []byte
+}
+
+// Journal is what of a batch that is not sealed yet is to survive a crash. All entries of one (lane, seq) together,
+// in the order in which they were committed, are the batch as far as it had come.
+type Journal struct {
+	Lane      telemetrypb.Lane
+	Seq       uint64
+	BootID    [16]byte
+	BootCount uint32
+	Catalogue [16]byte // short hash
+	Bytes     []byte   // see appendJournal
+}
+
+// Queue is the durable store below the pipeline.
+type Queue interface {
+	// Epoch is where the sequence numbers of Reserve count.
+	Epoch() uint64
+	// Reserve is the next sequence number of a lane. One that was committed, in a batch or in the journal, is never
+	// given again, crashes included.
+	Reserve(telemetrypb.Lane) uint64
+	// Commit makes all of it durable or nothing, and keeps neither the slices nor their bytes. After an error the
+	// same batches come again under the same sequence numbers with the same bytes, and more with them; journal
+	// entries come again with the same or more samples. It is called from one goroutine at a time, at times while
+	// another one calls Reserve.
+	Commit([]Sealed, []Journal) error
+}
+
+// A journal entry's bytes:
+//
+//	┌──────────┬───────────────────────────────┬───────────────────────────────┐
+//	│ 1 (byte) │ samples before it (uvarint)   │ body, as AppendSamples writes │
+//	└──────────┴───────────────────────────────┴───────────────────────────────┘
+//
+// The number makes an entry that was committed although the disk said no, and then committed again with what had
+// come meanwhile, harmless: the later entry stands for the earlier one.
+const journalFormat = 1
+
+func appendJournal(dst []byte, e *telemetrypb.Encoder, before int, samples []telemetrypb.Sample) ([]byte, error) {
+	dst = append(dst, journalFormat)
+	dst = binary.AppendUvarint(dst, uint64(before))
+	return e.AppendSamples(dst, samples)
+}
+
+func decodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples []telemetrypb.Sample, err error) {
+	if len(b) == 0 || b[0] != journalFormat {
+		return 0, dst, fmt.Errorf("journal entry of %d bytes: not of format %d: %w", len(b), journalFormat, telemetrypb.ErrMalformed)
+	}
+	before, n := binary.Uvarint(b[1:])
+	if n <= 0 || before > telemetrypb.MaxSamples {
+		return 0, dst, fmt.Errorf("journal entry of %d bytes: no place in its batch: %w", len(b), telemetrypb.ErrMalformed)
+	}
+	samples, err = telemetrypb.DecodeSamples(dst, b[1+n:])
+	if err != nil {
+		return 0, dst, fmt.Errorf("journal entry of %d bytes: %w", len(b), err)
+	}
+	return before, samples, nil
+}
