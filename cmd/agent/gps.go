@@ -1,5 +1,184 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
 
-func gpsCommand() *cobra.Command { return &cobra.Command{Use: "gps"} }
+	"github.com/spf13/cobra"
+	"github.com/waybill-telematics/waybill/gps"
+)
+
+func gpsCommand() *cobra.Command {
+	gpsCmd := &cobra.Command{
+		Use:   "gps",
+		Short: "Read what a satellite receiver says",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError(fmt.Errorf("unknown command %q; see waybill-agent gps --help", args[0]))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	gpsCmd.AddCommand(gpsDecodeCommand())
+	return gpsCmd
+}
+
+func gpsDecodeCommand() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "decode [LOG]",
+		Short: "Print the fixes in a log of NMEA 0183 sentences, one JSON object an epoch",
+		Long: `Print the fixes in a log of NMEA 0183 sentences, one JSON object an epoch.
+
+LOG is a file; "-" or nothing is standard input. Each line of the result has
+  time        UTC, RFC 3339 with milliseconds, once the receiver has told a date
+  mode        1 no fix, 2 two-dimensional, 3 three-dimensional
+  lat, lon    degrees, north and east positive
+  alt         m above mean sea level
+  geoid       m, mean sea level above the WGS-84 ellipsoid
+  speed       m/s over ground; with "speed_derived":true worked out from the positions
+  track       degrees from true north
+  pdop, hdop, vdop, satellites, quality
+as far as they are known. An epoch without a valid fix is left out, or printed with --all.
+
+A line "# Date: 2006-01-02" in the log says near which day it was taken, which settles the century of
+two-digit years and the week of receivers that have lost count; otherwise the first full date does (ZDA).
+Sentences without a checksum are ignored. Whatever is not used is told on standard error with its line.`,
+		Example: `  waybill-agent gps decode drive.nmea
+  gpspipe -r -n 100 | waybill-agent gps decode --all
+  waybill-agent gps decode drive.nmea | jq -r '[.time, .lat, .lon, .speed] | @csv'`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError(fmt.Errorf("gps decode takes one log, got %d", len(args)))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, name, err := openInput(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			return withOutput(cmd, func(out *bufio.Writer) error {
+				return decodeNMEA(in, name, all, out, cmd.ErrOrStderr())
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "print epochs without a valid fix, too")
+	return cmd
+}
+
+// maxRejectLines is how many rejected sentences are told one by one; the rest is counted.
+const maxRejectLines = 20
+
+func decodeNMEA(in io.Reader, name string, all bool, out *bufio.Writer, warn io.Writer) error {
+	var told int
+	var line []byte
+	var writeErr error
+	parser, err := gps.NewParser(gps.ParserOptions{
+		LogHeaders: true,
+		OnReject: func(r gps.Reject) {
+			if told++; told <= maxRejectLines {
+				fmt.Fprintf(warn, "%s:%d: warning: %s: %.60q\n", name, r.Line, r.Reason, r.Text)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	emit := func(f gps.Fix) {
+		if !all && !f.Valid() {
+			return
+		}
+		line = appendFix(line[:0], &f)
+		if _, err := out.Write(line); err != nil && writeErr == nil {
+			writeErr = err
+		}
+	}
+	buf := make([]byte, 32<<10)
+	for writeErr == nil {
+		n, err := in.Read(buf)
+		parser.Feed(buf[:n], 0, emit)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+	}
+	parser.End(emit)
+	if told > 0 {
+		c := parser.Counters()
+		fmt.Fprintf(warn, "%s: warning: %d sentences used, %d without a checksum, %d with a wrong one, %d malformed, "+
+			"%d too long; %d bytes of noise\n", name, c.Sentences, c.Rejected[gps.ReasonNoChecksum],
+			c.Rejected[gps.ReasonChecksum], c.Rejected[gps.ReasonMalformed], c.Rejected[gps.ReasonTooLong], c.NoiseBytes)
+	}
+	return writeErr
+}
+
+// appendFix appends a fix as a line of JSON.
+func appendFix(dst []byte, f *gps.Fix) []byte {
+	dst = append(dst, '{')
+	if f.Has(gps.HasTime) {
+		dst = append(dst, `"time":"`...)
+		dst = time.Unix(0, f.Time).UTC().Round(time.Millisecond).AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
+		dst = append(dst, `",`...)
+	}
+	dst = append(dst, `"mode":`...)
+	dst = strconv.AppendUint(dst, uint64(max(f.Mode, gps.ModeNoFix)), 10)
+	if f.Valid() {
+		dst = appendFixValues(dst, f)
+	}
+	for _, dop := range [...]struct {
+		has   gps.Fields
+		name  string
+		value float64
+	}{{gps.HasPDOP, "pdop", f.PDOP}, {gps.HasHDOP, "hdop", f.HDOP}, {gps.HasVDOP, "vdop", f.VDOP}} {
+		if f.Has(dop.has) {
+			dst = appendMember(dst, dop.name, dop.value)
+		}
+	}
+	if f.Has(gps.HasSatellites) {
+		dst = appendMember(dst, "satellites", float64(f.Satellites))
+	}
+	if f.Has(gps.HasQuality) {
+		dst = append(dst, `,"quality":`...)
+		dst = appendString(dst, f.Quality.String())
+	}
+	return append(dst, '}', '\n')
+}
+
+func appendFixValues(dst []byte, f *gps.Fix) []byte {
+	lat, lon := f.Degrees()
+	dst = appendMember(dst, "lat", lat)
+	dst = appendMember(dst, "lon", lon)
+	if f.Has(gps.HasAltitude) {
+		dst = appendMember(dst, "alt", f.Altitude)
+	}
+	if f.Has(gps.HasSeparation) {
+		dst = appendMember(dst, "geoid", f.Separation)
+	}
+	if f.Has(gps.HasSpeed) {
+		dst = append(dst, `,"speed":`...)
+		dst = strconv.AppendFloat(dst, f.Speed, 'f', 4, 64)
+		if f.Has(gps.SpeedDerived) {
+			dst = append(dst, `,"speed_derived":true`...)
+		}
+	}
+	if f.Has(gps.HasTrack) {
+		dst = appendMember(dst, "track", f.Track)
+	}
+	return dst
+}
+
+func appendMember(dst []byte, name string, v float64) []byte {
+	dst = append(dst, ',', '"')
+	dst = append(dst, name...)
+	dst = append(dst, '"', ':')
+	return appendFloat(dst, v)
+}
