@@ -1,0 +1,494 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/waybill-telematics/waybill/buffer"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// Why we close a connection ourselves.
+var (
+	errStopped  = errors.New("stopped")
+	errNoPuback = errors.New("no PUBACK in time")
+)
+
+// session is one connection to the broker, from dial to loss.
+type session struct {
+	u      *Uplink
+	client mqtt.Client
+	link   atomic.Pointer[link]
+
+	lost     chan struct{}     // closed by paho once the connection is gone and its goroutines have ended
+	lostWhy  error             // written before lost is closed
+	done     chan struct{}     // closed when the session is over: feeder and acker end
+	wake     chan struct{}     // capacity 1: there may be something to send
+	wrote    chan struct{}     // capacity 1: the kernel has taken a PUBLISH
+	fifo     chan *flight      // published, in order; large enough that the feeder never waits for the acker
+	inbox    chan mqtt.Message // what arrived
+	stopping atomic.Bool       // nothing more is to be fed
+
+	began  time.Time // of the online state
+	killed time.Time // when the link was seen killed; paho should tell within killGrace
+
+	// Guarded by Uplink.mu.
+	dead        bool      // nothing that this session says counts any more
+	flying      []*flight // without PUBACK, oldest first
+	flyingBytes int
+	acks        int // PUBACKs of batches
+	ackedBytes  int64
+	inARow      int // PUBACKs since the payload size last changed
+}
+
+// killGrace is how long paho may take to report a link that we closed, before the session ends without its word.
+const killGrace = 10 * time.Second
+
+// outcome is how a session ended.
+type outcome struct {
+	online bool // the broker accepted us
+	lived  time.Duration
+	acks   int
+	code   byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
+	err    error
+}
+
+func newSession(u *Uplink) *session {
+	return &session{
+		u: u, lost: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), wrote: make(chan struct{}, 1),
+		fifo: make(chan *flight, u.o.InFlight+8), inbox: make(chan mqtt.Message, 16),
+	}
+}
+
+// run connects and serves until the connection is lost or ctx ends.
+func (s *session) run(ctx context.Context) outcome {
+	present, code, err := s.connect(ctx)
+	if err != nil {
+		return outcome{code: code, err: err}
+	}
+	s.began = time.Now()
+	s.u.o.Alarms.Clear(alarmCredentials)
+	s.u.o.Alarms.Clear(alarmTLS)
+	if err := s.subscribe(ctx, present); err != nil {
+		s.link.Load().kill(err)
+		s.await(killGrace)
+		s.end()
+		return outcome{online: true, lived: time.Since(s.began), err: err}
+	}
+	s.u.begin(s)
+	s.u.tasks.Add(2)
+	go s.feed()
+	go s.ack()
+	s.listen(ctx)
+	s.end()
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, err: s.why()}
+}
+
+// connect dials and waits for the CONNACK; present is its session-present flag.
+func (s *session) connect(ctx context.Context) (present bool, code byte, err error) {
+	options, err := s.options(ctx)
+	if err != nil {
+		return false, 0, err
+	}
+	s.client = mqtt.NewClient(options)
+	token := s.client.Connect().(*mqtt.ConnectToken)
+	select {
+	case <-token.Done():
+	case <-ctx.Done():
+		if l := s.link.Load(); l != nil {
+			l.kill(errStopped)
+		}
+		<-token.Done() // soon: the dial has the same ctx, the handshake's link is closed
+	}
+	if err := token.Error(); err != nil {
+		if l := s.link.Load(); l != nil {
+			l.kill(err)
+		}
+		return false, token.ReturnCode(), err
+	}
+	return token.SessionPresent(), 0, nil
+}
+
+// options are paho's for one connection: a client that never reconnects, with a store of its own that is thrown away
+// with it, so that a token without error is a PUBACK and nothing else.
+func (s *session) options(ctx context.Context) (*mqtt.ClientOptions, error) {
+	o := &s.u.o
+	user, password, err := s.u.credentials()
+	if err != nil {
+		return nil, err
+	}
+	c := mqtt.NewClientOptions()
+	c.AddBroker("tcp://" + s.u.end.host) // for paho's loop over brokers; CustomOpenConnectionFn does what is done
+	c.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return s.open(ctx) })
+	c.SetClientID(o.ClientID)
+	c.SetUsername(user)
+	c.SetPassword(password)
+	c.SetProtocolVersion(4)
+	c.SetCleanSession(false)
+	c.SetAutoReconnect(false)
+	c.SetConnectRetry(false)
+	c.SetResumeSubs(false)
+	c.SetStore(mqtt.NewOrderedMemoryStore())
+	c.SetOrderMatters(false)
+	c.SetKeepAlive(o.KeepAlive)
+	c.SetPingTimeout(o.PingTimeout)
+	c.SetWriteTimeout(o.WriteTimeout)
+	c.SetConnectTimeout(o.ConnectTimeout)
+	c.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
+		select {
+		case s.inbox <- m:
+		case <-s.done:
+		}
+	})
+	c.SetConnectionLostHandler(func(_ mqtt.Client, err error) { // once: this client never reconnects
+		s.lostWhy = err
+		close(s.lost)
+	})
+	c.SetBinaryWill(s.u.topic(telemetrypb.TopicStatus), s.u.status(false, ""), 1, true)
+	return c, nil
+}
+
+// open is paho's way to a connection.
+func (s *session) open(ctx context.Context) (net.Conn, error) {
+	conn, err := s.u.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{Conn: conn, writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived}
+	l.published = func() { signal(s.wrote) }
+	s.link.Store(l)
+	if ctx.Err() != nil {
+		l.kill(errStopped)
+	}
+	return l, nil
+}
+
+// signal sets a channel of capacity 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// subscribe asks for receipts, always: a broker that says it kept the session may have lost the subscription. Its
+// SUBACK is a barrier as well. A broker that kept the session may send PUBACKs of the connection before (mochi does),
+// and a new client counts packet ids from 1 again, so that they would acknowledge what was never received. They come
+// ahead of the SUBACK; nothing is published before it.
+func (s *session) subscribe(ctx context.Context, present bool) error {
+	if s.u.o.Ack == AckPuback && !present {
+		return nil // nothing can be left of an earlier connection, and receipts are not awaited
+	}
+	topic := s.u.topic(telemetrypb.TopicReceipt)
+	timeout := time.NewTimer(s.u.o.AckTimeout)
+	defer timeout.Stop()
+	for range 8 {
+		asked := make(chan *mqtt.SubscribeToken, 1)
+		s.u.tasks.Go(func() { asked <- s.client.Subscribe(topic, 1, nil).(*mqtt.SubscribeToken) })
+		var token *mqtt.SubscribeToken
+		for answered := false; !answered; {
+			var answer <-chan struct{}
+			if token != nil {
+				answer = token.Done()
+			}
+			select {
+			case token = <-asked:
+			case <-answer:
+				answered = true
+			case <-s.lost:
+				return s.lostWhy
+			case <-ctx.Done():
+				return errStopped
+			case <-timeout.C:
+				return errors.New("no SUBACK in time")
+			}
+		}
+		if err := token.Error(); err != nil {
+			return fmt.Errorf("subscribe to %s: %w", topic, err)
+		}
+		granted, ok := token.Result()[topic]
+		if !ok {
+			continue // a PUBACK of the connection before bore this packet id
+		}
+		if s.u.o.Ack == AckReceipt && granted > 2 { // 0x80: refused (MQTT 3.1.1 §3.9.3)
+			s.u.count.denied.Add(1)
+			s.u.o.Alarms.Raise(alarmReceipt, fmt.Sprintf("the broker refuses the subscription to %s, so no receipt can arrive and nothing is released: allow it in the broker's ACL", topic))
+		}
+		return nil
+	}
+	return errors.New("every SUBSCRIBE was answered with something else")
+}
+
+// listen waits for the loss, for messages and for timers. It never publishes.
+func (s *session) listen(ctx context.Context) {
+	tick := time.NewTicker(s.u.tick())
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.farewell()
+			return
+		case <-s.lost:
+			return
+		case m := <-s.inbox:
+			s.u.receive(s, m)
+		case now := <-tick.C:
+			s.u.onTick(s, now)
+			if s.overdue(now) {
+				s.u.o.Log.Error("paho did not report a closed connection; going on without it")
+				s.client.Disconnect(0)
+				return
+			}
+		}
+	}
+}
+
+// overdue says whether paho owes us the loss of a link that we killed.
+func (s *session) overdue(now time.Time) bool {
+	l := s.link.Load()
+	if l.because(nil) == nil {
+		return false
+	}
+	if s.killed.IsZero() {
+		s.killed = now
+	}
+	return now.Sub(s.killed) > killGrace
+}
+
+// await gives paho time to end its goroutines.
+func (s *session) await(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-s.lost:
+	case <-timer.C:
+	}
+}
+
+// end makes the session's word worth nothing and counts what was in flight.
+func (s *session) end() {
+	close(s.done)
+	s.u.live.CompareAndSwap(s, nil)
+	s.u.finish(s)
+}
+
+// why is the cause of the end, best known first.
+func (s *session) why() error {
+	if err := s.link.Load().because(nil); err != nil {
+		return err
+	}
+	select {
+	case <-s.lost:
+		return s.lostWhy
+	default:
+		return errStopped
+	}
+}
+
+// farewell says goodbye: the offline status, retained, then DISCONNECT, so that the broker keeps the will to itself.
+// Batches that are in flight get their PUBACKs meanwhile.
+func (s *session) farewell() {
+	s.stopping.Store(true)
+	limit := time.NewTimer(s.u.o.StopTimeout)
+	defer limit.Stop()
+	said := make(chan struct{})
+	quit := make(chan struct{})
+	defer close(quit)
+	s.u.tasks.Go(func() {
+		token := s.client.Publish(s.u.topic(telemetrypb.TopicStatus), 1, true, s.u.status(false, "shutdown"))
+		select {
+		case <-token.Done():
+			close(said)
+		case <-quit:
+		}
+	})
+	select {
+	case <-said:
+	case <-s.lost:
+		return
+	case <-limit.C:
+	}
+	s.client.Disconnect(uint(min(s.u.o.StopTimeout, 250*time.Millisecond).Milliseconds()))
+	s.link.Load().kill(errStopped)
+}
+
+// feed packs and publishes until the session is over. Publish may wait; the goroutine that watches for the loss is
+// another.
+func (s *session) feed() {
+	defer s.u.tasks.Done()
+	for {
+		f, topic, payload := s.next()
+		if f == nil {
+			select {
+			case <-s.done:
+				return
+			case <-s.wake:
+			case <-s.u.queue.Notify():
+			}
+			continue
+		}
+		select {
+		case <-s.wrote:
+		default:
+		}
+		f.token = s.client.Publish(topic, 1, f.lane == 0, payload)
+		select {
+		case s.fifo <- f:
+		case <-s.done:
+			return
+		}
+		// One packet at a time: a packet that waited inside Publish would hold this goroutine for the whole write
+		// timeout after the link is gone, and could not be overtaken by an event.
+		select {
+		case <-s.wrote:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// ack takes the publishes in order and waits for their PUBACKs.
+func (s *session) ack() {
+	defer s.u.tasks.Done()
+	timer := time.NewTimer(s.u.o.AckTimeout)
+	defer timer.Stop()
+	for {
+		var f *flight
+		select {
+		case f = <-s.fifo:
+		case <-s.done:
+			return
+		}
+		timer.Reset(s.u.o.AckTimeout)
+		select {
+		case <-f.token.Done():
+			if err := f.token.Error(); err != nil {
+				s.link.Load().kill(fmt.Errorf("publish: %w", err))
+				return
+			}
+			s.u.acked(s, f)
+		case <-timer.C:
+			s.link.Load().kill(fmt.Errorf("%w: %s waited for", errNoPuback, s.u.o.AckTimeout))
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// next decides what is published now; nil: nothing, for the moment.
+func (s *session) next() (f *flight, topic string, payload []byte) {
+	if s.stopping.Load() {
+		return nil, "", nil
+	}
+	if s.room(telemetrypb.Lane_LANE_CONTROL, false) && s.u.statusDue(time.Now()) {
+		payload = s.u.status(true, "")
+		f = &flight{bytes: len(payload)}
+		if !s.launch(f, nil) {
+			return nil, "", nil
+		}
+		return f, s.u.topic(telemetrypb.TopicStatus), payload
+	}
+	for _, c := range drainOrder() {
+		if !s.room(c.lane, c.part == backlog) {
+			continue
+		}
+		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {
+			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload
+		}
+	}
+	if s.idle() {
+		if f, payload = s.load(s.u.gatherSuspect(time.Now()), true); f != nil {
+			return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
+		}
+	}
+	return nil, "", nil
+}
+
+// load turns packed parcels into a flight.
+func (s *session) load(cargo *load, alone bool) (*flight, []byte) {
+	if cargo == nil || len(cargo.parcels) == 0 {
+		return nil, nil
+	}
+	l := cargo.parcels[0].key.lane
+	payload, err := cargo.encode(s.u.o.Format(telemetrypb.Lane(l)) == FormatJSON)
+	if err != nil { // text that JSON cannot carry: the batches go as they are
+		s.u.o.Log.Warn("payload goes in columns", "lane", laneName(l), "error", err)
+		s.u.count.unrendered.Add(uint64(len(cargo.parcels)))
+		for i := range cargo.parcels {
+			cargo.parcels[i].plain = nil
+		}
+		if payload, err = cargo.encode(false); err != nil {
+			s.u.o.Log.Error("payload cannot be made", "lane", laneName(l), "error", err)
+			return nil, nil
+		}
+	}
+	f := &flight{lane: l, bytes: len(payload), alone: alone}
+	for i := range cargo.parcels {
+		f.seqs = append(f.seqs, cargo.parcels[i].key.seq)
+	}
+	if !s.launch(f, cargo.parcels) {
+		return nil, nil
+	}
+	return f, payload
+}
+
+// launch notes a flight before it is published: its receipt may be faster than Publish returns.
+func (s *session) launch(f *flight, parcels []parcel) bool {
+	u := s.u
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s.dead {
+		return false
+	}
+	for i := range parcels {
+		h := parcels[i].held
+		h.flight = f
+		if u.win.hold(parcels[i].key, h) {
+			u.count.resent.Add(1)
+		}
+		u.count.batchesSent.Add(1)
+	}
+	s.flying = append(s.flying, f)
+	s.flyingBytes += f.bytes
+	if f.lane != 0 {
+		u.count.payloads.Add(1)
+	}
+	return true
+}
+
+// room says whether a publish may go now. Control and events have two places of their own, so that they never stand
+// behind the backlog; a suspect flies alone.
+func (s *session) room(l telemetrypb.Lane, old bool) bool {
+	u := s.u
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	places, bytes := u.o.InFlight, u.o.InFlightBytes
+	if l <= telemetrypb.Lane_LANE_EVENT {
+		places, bytes = places+2, bytes+2*u.o.PayloadBytes
+	}
+	for _, f := range s.flying {
+		if f.alone {
+			return false
+		}
+	}
+	if len(s.flying) >= places || len(s.flying) > 0 && s.flyingBytes+u.payload > bytes {
+		return false
+	}
+	return u.o.Ack == AckPuback || !u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes)
+}
+
+func (s *session) idle() bool {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	return len(s.flying) == 0
+}

@@ -1,0 +1,253 @@
+package uplink
+
+import (
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/waybill-telematics/waybill/buffer"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// lastLane is the highest lane number; lanes count from 1.
+const lastLane = buffer.Lane(telemetrypb.Lane_LANE_RAW)
+
+// key names a batch of this queue: a new epoch counts on from the one before.
+type key struct {
+	lane buffer.Lane
+	seq  uint64
+}
+
+// held is what must be known of a batch to believe a receipt for it.
+type held struct {
+	epoch   uint64
+	crc     uint32
+	size    uint32 // bytes of the stored batch
+	samples uint32
+	first   int64 // CLOCK_BOOTTIME ns
+	last    int64
+	flight  *flight
+}
+
+// flight is one publish.
+type flight struct {
+	lane    buffer.Lane // 0: the status
+	seqs    []uint64    // of its batches, ascending
+	bytes   int         // of the publish
+	alone   bool        // a suspect that travels alone
+	token   mqtt.Token
+	ackedAt time.Time
+}
+
+// lane is what this process knows of one lane's batches beyond what the queue says.
+type lane struct {
+	liveFrom uint64    // what was committed since the connection began starts here
+	taken    intervals // sent in this connection, released since, or unreadable: not to be sent again in it
+	parked   intervals // the store keeps them until their catalogue comes
+	runs     []parkedRun
+	aside    intervals // suspects: they break connections, others go first
+	sent     intervals // sent at least once by this process
+	disputed intervals // a receipt named them with a wrong checksum
+}
+
+// parkedRun is a parked range and when it is sent again.
+type parkedRun struct {
+	buffer.Range
+	until time.Time
+}
+
+// suspect counts the connections that broke with this batch in flight.
+type suspect struct {
+	losses int
+	alone  int           // of these, while it travelled alone
+	wait   time.Duration // before it is tried again
+	retry  time.Time
+}
+
+// window is what has been sent and not been released. It is guarded by Uplink.mu.
+type window struct {
+	lanes    [lastLane + 1]lane // by lane number
+	held     map[key]held
+	bytes    int64     // of held
+	waiting  []*flight // PUBACKed, in that order: some batch of it may still lack its receipt
+	silence  uint      // doublings of the receipt timeout: the store said nothing so often
+	suspects map[key]*suspect
+}
+
+func newWindow() window {
+	return window{held: map[key]held{}, suspects: map[key]*suspect{}}
+}
+
+// forget drops what was sent: without its connection, everything that is not released is unsent again. What is
+// parked stays so, and what is suspect.
+func (w *window) forget() {
+	clear(w.held)
+	w.bytes, w.waiting = 0, nil
+	for l := range w.lanes {
+		w.lanes[l].taken.clear()
+	}
+}
+
+// full says whether a lane has to wait for receipts. The backlog waits first, control and events last.
+func (w *window) full(l buffer.Lane, backlog bool, count int, bytes int64) bool {
+	quarters := 6
+	switch {
+	case l == buffer.Lane(telemetrypb.Lane_LANE_CONTROL), l == buffer.Lane(telemetrypb.Lane_LANE_EVENT):
+		quarters = 8
+	case backlog:
+		quarters = 4
+	}
+	return len(w.held) >= count*quarters/4 || w.bytes >= bytes*int64(quarters)/4
+}
+
+// hold notes a batch as sent; again says whether this process has sent it before.
+func (w *window) hold(k key, h held) (again bool) {
+	l := &w.lanes[k.lane]
+	again = l.sent.contains(k.seq)
+	l.sent.add(k.seq, k.seq)
+	l.taken.add(k.seq, k.seq)
+	w.held[k] = h
+	w.bytes += int64(h.size)
+	return again
+}
+
+// drop forgets a batch that was held; it stays taken.
+func (w *window) drop(k key) {
+	if h, ok := w.held[k]; ok {
+		w.bytes -= int64(h.size)
+		delete(w.held, k)
+	}
+}
+
+// unsend makes a batch unsent again.
+func (w *window) unsend(k key) {
+	w.drop(k)
+	w.lanes[k.lane].taken.remove(k.seq, k.seq)
+}
+
+// released forgets all about a range: the queue will not name it again.
+func (w *window) released(l buffer.Lane, first, last uint64) {
+	for seq := first; ; seq++ {
+		w.drop(key{l, seq})
+		delete(w.suspects, key{l, seq})
+		if seq == last {
+			break
+		}
+	}
+	at := &w.lanes[l]
+	at.taken.add(first, last)
+	at.parked.remove(first, last)
+	at.aside.remove(first, last)
+	at.disputed.remove(first, last)
+}
+
+// park keeps a range out of the way until a time.
+func (w *window) park(l buffer.Lane, r buffer.Range, until time.Time) {
+	for seq := r.First; ; seq++ {
+		w.drop(key{l, seq})
+		if seq == r.Last {
+			break
+		}
+	}
+	at := &w.lanes[l]
+	if at.parked.covers(r.First, r.Last) {
+		return
+	}
+	at.parked.add(r.First, r.Last)
+	at.runs = append(at.runs, parkedRun{r, until})
+}
+
+// unpark makes unsent again what was parked long enough.
+func (w *window) unpark(now time.Time) (any bool) {
+	for l := range w.lanes {
+		at := &w.lanes[l]
+		keep := at.runs[:0]
+		for _, run := range at.runs {
+			if now.Before(run.until) {
+				keep = append(keep, run)
+				continue
+			}
+			for seq := run.First; ; seq++ {
+				if at.parked.contains(seq) { // or it was released meanwhile
+					at.parked.remove(seq, seq)
+					at.taken.remove(seq, seq)
+				}
+				if seq == run.Last {
+					break
+				}
+			}
+			any = true
+		}
+		at.runs = keep
+	}
+	return any
+}
+
+// overdue takes from the head of the waiting flights those whose receipt is out too long, makes their batches unsent
+// and says how many those are.
+func (w *window) overdue(now time.Time, timeout time.Duration) (batches int) {
+	limit := timeout << min(w.silence, 5)
+	for len(w.waiting) > 0 && now.Sub(w.waiting[0].ackedAt) >= limit {
+		f := w.waiting[0]
+		w.waiting = w.waiting[1:]
+		for _, seq := range f.seqs {
+			if k := (key{f.lane, seq}); w.held[k].flight == f {
+				w.unsend(k)
+				batches++
+			}
+		}
+	}
+	return batches
+}
+
+// trim forgets waiting flights at the head that have all their receipts.
+func (w *window) trim() {
+	for len(w.waiting) > 0 && w.settled(w.waiting[0]) {
+		w.waiting = w.waiting[1:]
+	}
+}
+
+func (w *window) settled(f *flight) bool {
+	for _, seq := range f.seqs {
+		if w.held[key{f.lane, seq}].flight == f {
+			return false
+		}
+	}
+	return true
+}
+
+// suspected counts a lost connection against the batches of a flight.
+func (w *window) suspected(f *flight, now time.Time, o *Options) (poison bool) {
+	for _, seq := range f.seqs {
+		k := key{f.lane, seq}
+		s := w.suspects[k]
+		if s == nil {
+			s = &suspect{}
+			w.suspects[k] = s
+		}
+		s.losses++
+		if f.alone {
+			s.alone++
+		}
+		if s.losses >= suspectLosses {
+			w.lanes[k.lane].aside.add(k.seq, k.seq)
+		}
+		if s.alone >= poisonLosses {
+			s.wait = min(max(2*s.wait, o.PoisonRetry), max(poisonCap, o.PoisonRetry))
+			s.retry = now.Add(s.wait)
+			poison = true
+		}
+	}
+	return poison
+}
+
+// cleared takes the suspicion from batches that got their PUBACK.
+func (w *window) cleared(f *flight) {
+	for _, seq := range f.seqs {
+		k := key{f.lane, seq}
+		if w.suspects[k] != nil {
+			delete(w.suspects, k)
+			w.lanes[k.lane].aside.remove(seq, seq)
+		}
+	}
+}
