@@ -25,6 +25,7 @@ spec() {
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
     cantools)     echo "pip cantools==45.1.0" ;;
+    cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     shellcheck)   echo "closure shellcheck" ;;
     *) return 1 ;;
   esac
@@ -121,6 +122,17 @@ fetch() { # GROUP DEST
         --target "$dest/site" "${names[@]}" >&2
       ;;
   esac
+  # A compiler that is not where it was made for wants telling where its headers are. Its C library must not serve the
+  # compiler itself, which runs on the machine's: the two may differ.
+  if [ "$group" = cc ]; then
+    cat >"$dest/cc" <<'END'
+#!/bin/sh
+here=$(cd "$(dirname "$0")" && pwd)
+export PATH="$here/usr/bin:$PATH" LD_LIBRARY_PATH="$here/usr/lib/$(uname -m)-linux-gnu"
+exec gcc --sysroot="$here" "$@"
+END
+    chmod +x "$dest/cc"
+  fi
   # What no test needs is most of some packages.
   case $group in
     qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;

@@ -193,6 +193,9 @@ func Build(t testing.TB, goarch string, verb, pkg string, flags ...string) strin
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, text)
 	}
+	if _, err := os.Stat(out); err != nil { // `go test -c` builds nothing of a package that has no tests, and says it is well
+		t.Fatalf("%v built nothing", cmd.Args)
+	}
 	return out
 }
 

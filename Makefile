@@ -1,0 +1,66 @@
+# Waybill's tasks. `make help` lists them; docs/TESTING.md tells what the tests need and do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MODULE  := github.com/waybill-telematics/waybill
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+IDENTITY := -X $(MODULE)/firmware.version=$(VERSION) -X $(MODULE)/firmware.commit=$(COMMIT) -X $(MODULE)/firmware.built=$(BUILT)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
+RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -race
+LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 3s
+DEMO_SECONDS ?= 60
+.DEFAULT_GOAL := build
+.PHONY: help build cross check test test-arm test-system fuzz torture demo bench lint proto clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build the three programs for this machine into bin/
+	@for p in agent fleet simulate; do $(GOBUILD) -o bin/waybill-$$p ./cmd/$$p; done
+
+cross: ## build the agent for the vehicles into dist/ and check that it is static and small
+	@for a in arm arm64 amd64; do GOARCH=$$a GOARM=7 $(GOBUILD) -o dist/waybill-agent-linux-$$a ./cmd/agent; done
+	@go run ./test/checkelf -max-mib 20 dist/waybill-agent-linux-*
+
+check: ## gofmt and go vet, for this machine and for the vehicles
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
+	go vet ./...
+	go vet -tags system ./test/...
+	GOARCH=arm64 go vet ./...
+	GOARCH=arm GOARM=7 go vet ./...
+
+test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
+	$(RACE) -timeout 10m ./...
+	.ci/test-arm
+	.ci/fuzz $(FUZZTIME)
+
+test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
+	.ci/test-arm
+
+test-system: cross ## whole systems, some under emulated hardware
+	go run ./test/gotest -tags system -timeout 30m ./test/...
+
+fuzz: ## every fuzz target for a minute each
+	.ci/fuzz 60s
+
+torture: ## what takes hours: long fuzzing and every test many times over
+	.ci/fuzz 10m
+	$(RACE) -count 20 -timeout 6h ./...
+
+demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
+	DEMO_SECONDS=$(DEMO_SECONDS) go run ./test/demo
+
+bench: ## every benchmark, briefly, with allocations
+	go test -run '^$$' -bench . -benchmem -benchtime 200ms ./...
+
+lint: check ## check, golangci-lint (built at its pinned version when first used) and shellcheck
+	$(LINTER) run ./...
+	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh .ci/*
+
+proto: ## generate proto/*.pb.go from proto/*.proto
+	cd tools && go run ./protogen ../proto $(notdir $(wildcard proto/*.proto))
+
+clean: ## remove what was built; .cache stays, delete it by hand
+	rm -rf bin dist
