@@ -26,7 +26,6 @@ var layers = map[string][]string{
 // foreign names what a package of other people's may not be linked into, by the prefix of its import path.
 var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/agent", "github.com/mochi-mqtt/", "the vehicle has no broker"},
-	{"cmd/agent", "database/sql", "the vehicle has no database"},
 	{"cmd/agent", "modernc.org/", "the vehicle has no database"},
 	{"cmd/agent", "github.com/jackc/", "the vehicle has no database"},
 	{"cmd/agent", "github.com/lib/pq", "the vehicle has no database"},
@@ -37,7 +36,6 @@ var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/agent", "github.com/confluentinc/", "the vehicle has no Kafka"},
 	{"cmd/agent", "testing", "tests' parts do not ship"},
 	{"cmd/fleet", "testing", "tests' parts do not ship"},
-	{"buffer", "google.golang.org/protobuf", "the queue stores bytes"},
 	{"proto", "go.yaml.in/", "only cmd/ reads configuration"},
 	{"can", "go.yaml.in/", "only cmd/ reads configuration"},
 	{"gps", "go.yaml.in/", "only cmd/ reads configuration"},

@@ -110,10 +110,10 @@ func Run(t testing.TB, j Job) Result {
 }
 
 // memoryFolder is where User-Mode Linux keeps the guest's memory, a file: in shared memory if it has the room (a
-// container's has 64 MiB), else on disk.
+// container's has 64 MiB, or is not the caller's), else on disk.
 func memoryFolder(fallback string, mebibytes int) string {
 	var stat syscall.Statfs_t
-	if err := syscall.Statfs("/dev/shm", &stat); err == nil && stat.Bavail*uint64(stat.Bsize) > uint64(mebibytes)<<20 {
+	if err := syscall.Statfs("/dev/shm", &stat); err == nil && syscall.Access("/dev/shm", 2) == nil && stat.Bavail*uint64(stat.Bsize) > uint64(mebibytes)<<20 {
 		return "/dev/shm"
 	}
 	return fallback
