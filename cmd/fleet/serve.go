@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waybill-telematics/waybill/fleet/ingest"
+	"github.com/waybill-telematics/waybill/fleet/store"
+)
+
+// serveFlags are the flags of serve, as given.
+type serveFlags struct {
+	broker, tenant, db, clientID string
+	user, passwordFile           string
+	ca, cert, key                string
+	insecure                     bool
+	embedded                     string
+	insecureListen               bool
+	json                         bool
+	every                        time.Duration
+	retry                        time.Duration
+}
+
+func serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve --broker URL --db FILE.db",
+		Short: "Receive from a broker into a store, and send receipts",
+		Long: `Receive from a broker into a store, and send receipts.
+
+Messages are acknowledged in the order of their arrival and only after the store has committed them; when the store
+fails, the connection is dropped and the broker sends them again. One line says what there is; with --json one JSON
+object per interval:
+
+  payloads, duplicates, rejected, malformed   since the start
+  batches, samples, parked, losses, devices   in the store
+  gaps                                        sequence numbers that never came and that nothing accounts for`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			go func() { <-ctx.Done(); stop() }() // the second signal kills
+			return serve(ctx, f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.broker, "broker", "", "broker, tcp://HOST:PORT or ssl://HOST:PORT")
+	flags.StringVar(&f.tenant, "tenant", "", "take only this tenant (default: all)")
+	flags.StringVar(&f.db, "db", "", "store, a SQLite file; it is made when it is not there")
+	flags.StringVar(&f.clientID, "client-id", "waybill-fleet-0", "MQTT client id; the broker keeps the session under it, so it must stay the same and be nobody else's")
+	flags.StringVar(&f.user, "user", "", "MQTT user")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the MQTT password; read at each connection")
+	flags.StringVar(&f.ca, "ca", "", "PEM file of the authorities that may vouch for the broker (default: the system's)")
+	flags.StringVar(&f.cert, "cert", "", "PEM file of the client certificate")
+	flags.StringVar(&f.key, "key", "", "PEM file of its key")
+	flags.BoolVar(&f.insecure, "insecure", false, "allow a broker without TLS that is not on this machine")
+	flags.StringVar(&f.embedded, "embedded-broker", "", "start a broker in this process on this address, 127.0.0.1:PORT; it keeps nothing on disk and asks nobody's name: for a bench")
+	flags.BoolVar(&f.insecureListen, "insecure-listen", false, "allow the embedded broker on an address that others can reach")
+	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
+	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
+	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 5m")
+	return cmd
+}
+
+// serve runs until ctx ends.
+func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
+	o, err := f.receiver()
+	if err != nil {
+		return usageError(err)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	o.Log = log
+	s, err := store.Open(ctx, f.db, store.Options{Rand: rand.Reader, Log: log})
+	if err != nil {
+		if errors.Is(err, store.ErrLocked) {
+			err = fmt.Errorf("%w: stop the other waybill-fleet, or give another --db", err)
+		}
+		return err
+	}
+	receiver, err := ingest.NewReceiver(o, ingest.New(ingest.Options{Log: log}, s))
+	if err != nil {
+		s.Close()
+		return usageError(err)
+	}
+	if f.embedded != "" {
+		stop, err := startBroker(f.embedded, f.insecureListen, log)
+		if err != nil {
+			s.Close()
+			return err
+		}
+		defer stop()
+	}
+	status := &statusLine{out: stdout, json: f.json, live: isTerminal(stdout)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver) }) })
+	err = receiver.Run(ctx)
+	cancel()
+	tasks.Wait()
+	status.print(statusOf(s, receiver))
+	status.end()
+	return errors.Join(err, s.Close())
+}
+
+// receiver checks the flags and makes options of them.
+func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
+	switch {
+	case f.db == "":
+		return o, errors.New("--db is needed: the file that holds the store")
+	case f.broker == "" && f.embedded == "":
+		return o, errors.New("--broker URL is needed, or --embedded-broker 127.0.0.1:PORT for a bench")
+	case f.every < 10*time.Millisecond || f.every > time.Hour:
+		return o, fmt.Errorf("--every: must be between 10ms and 1h, got %v", f.every)
+	case f.retry < time.Millisecond || f.retry > 5*time.Minute:
+		return o, fmt.Errorf("--retry: must be between 1ms and 5m, got %v", f.retry)
+	}
+	if f.embedded != "" {
+		if err := checkListen(f.embedded, f.insecureListen); err != nil {
+			return o, err
+		}
+		if f.broker == "" {
+			f.broker = "tcp://" + f.embedded
+		}
+	}
+	if err := f.checkBroker(); err != nil {
+		return o, err
+	}
+	return ingest.ReceiverOptions{
+		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry,
+		Credentials: f.credentials(), TLS: f.tls(),
+	}, nil
+}
+
+// serveStatus is one line of --json.
+type serveStatus struct {
+	Time       time.Time `json:"time"`
+	Connected  bool      `json:"connected"`
+	Payloads   uint64    `json:"payloads"`
+	Batches    int64     `json:"batches"`
+	Samples    int64     `json:"samples"`
+	Duplicates uint64    `json:"duplicates"`
+	Parked     int64     `json:"parked"`
+	Rejected   uint64    `json:"rejected"`
+	Malformed  uint64    `json:"malformed"`
+	Gaps       uint64    `json:"gaps"`
+	Losses     int64     `json:"losses"`
+	Devices    int64     `json:"devices"`
+}
+
+func statusOf(s store.Store, r *ingest.Receiver) serveStatus {
+	t, c := s.Totals(), r.Counts()
+	return serveStatus{
+		Time: time.Now().UTC(), Connected: r.Connected(), Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
+		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
+	}
+}
+
+// statusLine prints the status: rewritten in place on a terminal, a line each elsewhere.
+type statusLine struct {
+	out   io.Writer
+	json  bool
+	live  bool
+	width int // of the line that stands
+}
+
+func (l *statusLine) run(ctx context.Context, every time.Duration, now func() serveStatus) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			l.print(now())
+		}
+	}
+}
+
+func (l *statusLine) print(s serveStatus) {
+	if l.json {
+		line, err := json.Marshal(s)
+		if err == nil { // numbers, a time and a bool always encode
+			fmt.Fprintf(l.out, "%s\n", line)
+		}
+		return
+	}
+	link := "connected"
+	if !s.Connected {
+		link = "NOT CONNECTED"
+	}
+	line := fmt.Sprintf("%s  %s  devices %d  batches %d  samples %d  missing %d  losses %d  parked %d  duplicates %d  rejected %d  malformed %d",
+		s.Time.Format("15:04:05"), link, s.Devices, s.Batches, s.Samples, s.Gaps, s.Losses, s.Parked, s.Duplicates, s.Rejected, s.Malformed)
+	if !l.live {
+		fmt.Fprintln(l.out, line)
+		return
+	}
+	fmt.Fprintf(l.out, "\r%s%s", line, strings.Repeat(" ", max(0, l.width-len(line))))
+	l.width = len(line)
+}
+
+// end leaves the line that stands.
+func (l *statusLine) end() {
+	if l.live && !l.json {
+		fmt.Fprintln(l.out)
+	}
+}
+
+// isTerminal says whether output goes to a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

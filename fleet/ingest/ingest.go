@@ -1,0 +1,223 @@
+// Package ingest takes what vehicles publish into a store: it verifies, decides stored, parked or rejected, dates the
+// samples, and says in receipts what became of each batch. Ingester does this for messages from anywhere; Receiver
+// brings them from an MQTT broker.
+//
+// It knows no SQL, reads no configuration and prints nothing.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waybill-telematics/waybill/fleet/store"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// maxAnchors is the most anchors of a clock record that are believed: one every ten minutes for two years.
+const maxAnchors = 1 << 17
+
+// Options of an Ingester.
+type Options struct {
+	Now func() time.Time // the receiver's clock; nil: time.Now
+	Log *slog.Logger     // nil: nothing is logged
+}
+
+// Message is one publish.
+type Message struct {
+	Topic   string
+	Payload []byte
+}
+
+// Reply is a receipt on its way to a vehicle.
+type Reply struct {
+	Topic   string
+	Receipt *telemetrypb.Receipt
+}
+
+// Counts says what Apply did. Batches of all states but conflicts and foreign ones are also in the store's totals.
+type Counts struct {
+	Payloads   uint64
+	Batches    uint64 // new ones
+	Samples    uint64
+	Duplicates uint64 // batches
+	Parked     uint64 // batches
+	Unparked   uint64 // batches that had waited
+	Rejected   uint64 // batches: malformed inside, in conflict, or foreign
+	Malformed  uint64 // payloads, or batches in them, that nothing can be said about
+	Retimed    uint64 // samples
+}
+
+// Add sums.
+func (c *Counts) Add(d Counts) {
+	c.Payloads += d.Payloads
+	c.Batches += d.Batches
+	c.Samples += d.Samples
+	c.Duplicates += d.Duplicates
+	c.Parked += d.Parked
+	c.Unparked += d.Unparked
+	c.Rejected += d.Rejected
+	c.Malformed += d.Malformed
+	c.Retimed += d.Retimed
+}
+
+// Ingester applies messages to a store. It is safe for use from several goroutines, as the store is.
+type Ingester struct {
+	store store.Store
+	now   func() time.Time
+	log   *slog.Logger
+}
+
+// New makes an Ingester.
+func New(o Options, s store.Store) *Ingester {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Ingester{store: s, now: o.Now, log: o.Log}
+}
+
+// Apply takes messages in their order, in one transaction. When it returns without error everything is durable, the
+// messages may be acknowledged and the replies sent; with an error nothing of it remains, and the messages must come
+// again. Bad messages are no error: they are kept as dead letters.
+func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Counts, error) {
+	opened := make([]opened, len(messages))
+	for i, m := range messages {
+		opened[i] = open(m)
+	}
+	var replies []Reply
+	var counts Counts
+	err := g.store.Update(ctx, func(tx store.Tx) error {
+		replies, counts = nil, Counts{} // Update may run this again
+		for i := range opened {
+			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts}
+			if err := a.run(&opened[i]); err != nil {
+				return fmt.Errorf("message on %s: %w", messages[i].Topic, err)
+			}
+			replies = append(replies, a.replies...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, Counts{}, err
+	}
+	return replies, counts, nil
+}
+
+// application is one message being applied.
+type application struct {
+	*Ingester
+	tx      store.Tx
+	now     time.Time
+	message Message
+	counts  *Counts
+
+	tenant, name string // as the topic says
+	device       int64
+	clocks       map[[16]byte]*telemetrypb.ClockRecord // of this device, as the store has them
+	ranges       receiptRanges
+	replies      []Reply
+}
+
+func (a *application) run(o *opened) error {
+	a.counts.Payloads++
+	if o.err != nil {
+		a.counts.Malformed++
+		reason := "malformed"
+		if errors.Is(o.err, telemetrypb.ErrNewerFormat) {
+			reason = "newer"
+		}
+		return a.deadLetter(reason, o.err, a.message.Payload)
+	}
+	a.tenant, a.name = o.tenant, o.device
+	a.clocks = map[[16]byte]*telemetrypb.ClockRecord{}
+	var err error
+	if a.device, err = a.tx.Device(o.tenant, o.device, a.now); err != nil {
+		return err
+	}
+	switch {
+	case o.status != nil:
+		return a.tx.PutStatus(a.device, o.status, a.now)
+	case o.result != nil:
+		return a.tx.PutResult(a.device, o.result, a.now)
+	}
+	// Clocks first, so that what comes with them is dated once.
+	for _, c := range o.clocks {
+		if err := a.clock(c); err != nil {
+			return err
+		}
+	}
+	for i := range o.batches {
+		if err := a.batch(&o.batches[i]); err != nil {
+			return err
+		}
+	}
+	return a.reply()
+}
+
+// deadLetter sets bytes aside.
+func (a *application) deadLetter(reason string, cause error, bytes []byte) error {
+	a.log.Warn("set aside as a dead letter", "reason", reason, "topic", a.message.Topic, "bytes", len(bytes), "err", cause)
+	return a.tx.PutDeadLetter(&store.DeadLetter{Topic: a.message.Topic, Reason: reason, Detail: cause.Error(), Bytes: bytes, At: a.now})
+}
+
+// clock takes a clock record if it is the newest of its boot, and dates again what it speaks of.
+func (a *application) clock(c *telemetrypb.ClockRecord) error {
+	if err := checkClock(c); err != nil {
+		bytes, _ := proto.Marshal(c) // it came from bytes
+		return a.deadLetter("clock", err, bytes)
+	}
+	boot := [16]byte(c.GetBootId())
+	old, err := a.clockOf(boot)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.GetRevision() >= c.GetRevision() {
+		return nil
+	}
+	if err := a.tx.PutClock(a.device, c, a.now); err != nil {
+		return err
+	}
+	a.clocks[boot] = c
+	n, err := a.tx.Retime(a.device, boot, changedFrom(old, c), func(bootNS int64) store.Time { return dateBy(c, bootNS) })
+	a.counts.Retimed += uint64(n)
+	return err
+}
+
+// clockOf looks a clock record up, once a message.
+func (a *application) clockOf(boot [16]byte) (*telemetrypb.ClockRecord, error) {
+	if c, known := a.clocks[boot]; known {
+		return c, nil
+	}
+	c, err := a.tx.Clock(a.device, boot)
+	if err != nil {
+		return nil, err
+	}
+	a.clocks[boot] = c
+	return c, nil
+}
+
+// reply makes the receipt of this message, if there is anything to receipt.
+func (a *application) reply() error {
+	if len(a.ranges.list) == 0 {
+		return nil
+	}
+	number, err := a.tx.NextReceipt(a.device)
+	if err != nil {
+		return err
+	}
+	a.replies = append(a.replies, Reply{
+		Topic: telemetrypb.Topic(a.tenant, a.name, telemetrypb.TopicReceipt),
+		Receipt: &telemetrypb.Receipt{
+			Store: a.store.Name(), Generation: a.store.Generation(), Number: number,
+			Ranges: a.ranges.list, MaxFormat: telemetrypb.Format,
+		},
+	})
+	return nil
+}
