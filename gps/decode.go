@@ -10,6 +10,7 @@ func (p *Parser) decodeRMC(f *fields, u *update) bool {
 	if status := f.char(2); status != 'A' && status != 'D' {
 		// The time of an invalid RMC is not used: several receivers send a wrong one here.
 		u.setMode(ModeNoFix)
+		u.lost = true
 		if f.empty(1) || f.empty(9) {
 			p.date.hasCurrent = false
 			u.untimed = true
@@ -42,7 +43,7 @@ func (p *Parser) decodeGGA(f *fields, u *update) bool {
 	}
 	if quality == '0' && f.empty(1) {
 		p.date.hasCurrent = false
-		u.untimed = true
+		u.lost, u.untimed = true, true
 	}
 	p.epoch.staleGGA(f.get(0)[1], f.get(1))
 	if !p.takeTime(f.get(1), u) {
@@ -170,6 +171,7 @@ func (p *Parser) decodeZDA(f *fields, u *update) bool {
 		return false
 	}
 	p.date.setFull(date)
+	u.clock, u.timed = t, true
 	p.date.timeOfDay = t.ns
 	u.setTime(&p.date)
 	return true

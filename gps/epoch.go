@@ -23,7 +23,8 @@ type update struct {
 	kind    kind
 	set     setFields
 	timed   bool      // clock is set, and tells epochs apart
-	untimed bool      // a receiver without a clock yet: its epochs cannot be told apart
+	lost    bool      // no fix, and no time worth having: its epoch cannot be told from the one before by time
+	untimed bool      // nor has the receiver a clock at all yet
 	clock   clockTime // the sentence's time
 	fix     Fix
 }
@@ -50,11 +51,12 @@ type epoch struct {
 
 	report    Fix // the epoch as last reported
 	reported  bool
-	emitted   bool // report went out already
-	reports   int  // in this epoch
-	expected  int  // reports in the epoch before
-	started   bool // the epoch has a sentence
-	gsaTalker byte // second letter of the talker of the GSA before, 0 when that was another sentence
+	emitted   bool   // report went out already
+	reports   int    // in this epoch
+	expected  int    // reports in the epoch before
+	started   bool   // the epoch has a sentence
+	lostKinds uint32 // kinds of sentences without fix and time seen in it
+	gsaTalker byte   // second letter of the talker of the GSA before, 0 when that was another sentence
 	// used counts the satellites of the last set of GSA sentences.
 	used        int
 	manySystems bool
@@ -95,8 +97,10 @@ func (e *epoch) end(u *update) (begins, ends bool) {
 		e.ender[e.lastTimed] = false
 		e.ender[u.kind] = true
 		e.reliable = true
+	default:
+		ends = u.set != 0 && e.ender[e.lastTimed]
 	}
-	ends = (u.timed || e.trailing) && e.ender[u.kind]
+	ends = ends || (u.timed || e.trailing) && e.ender[u.kind]
 	if u.timed {
 		e.lastTimed = u.kind
 	}
@@ -118,14 +122,28 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 		(e.last.Has(HasAltitude) || e.before.Has(HasAltitude)) {
 		u.fix.Mode = Mode3D // RMC and single GSA often say less than the epoch has; no fix is believed, 2D is not
 	}
-	if begins {
+	// A fix that was reported is not undone by what is said after it, and of two such sentences of a kind the second
+	// belongs to the next epoch.
+	lost := u.lost && (e.reported && e.report.Valid() || e.lostKinds&(1<<u.kind) != 0)
+	// Before the end of an epoch is known, sentences with stamps of their own are epochs of their own, as with gpsd.
+	apart := !e.reliable && e.reported && e.report.Valid() && u.timed && u.set&setTime != 0 &&
+		e.report.Has(HasTime) && u.fix.Time != e.report.Time
+	if begins || lost || apart {
 		p.Flush(emit)
 		e.expected, e.reports = e.reports, 0
-		e.reported, e.emitted, e.started = false, false, true
-		e.current = Fix{Boot: p.scan.boot}
+		e.reported, e.emitted, e.started, e.lostKinds = false, false, true, 0
+		e.current.Boot = p.scan.boot
+		if begins {
+			e.current = Fix{Boot: p.scan.boot}
+		} else {
+			e.current.Fields &^= HasTime
+		}
 	} else if !e.started {
 		e.started = true
 		e.current.Boot = p.scan.boot
+	}
+	if u.lost {
+		e.lostKinds |= 1 << u.kind
 	}
 	e.merge(u)
 	if ends || !e.reliable && u.set&(setPosition|setMode) != 0 {
