@@ -1,0 +1,84 @@
+package telemetrypb
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// exampleHead and exampleSamples are the example of FORMAT.md as its words say it.
+func exampleHead() *Head {
+	return &Head{Tenant: "acme", Device: "car-7", Epoch: 0x0123456789abcdef, Lane: Lane_LANE_TELEMETRY, Seq: 42,
+		BootID: [16]byte([]byte("0123456789abcdef")), BootCount: 3}
+}
+
+func exampleSamples() []Sample {
+	return []Sample{
+		IntSample(1, 1_000_000_000, 20), IntSample(1, 1_100_000_000, 22), IntSample(1, 1_200_000_000, 21),
+		FloatSample(2, 1_000_000_000, 0.5), FloatSample(2, 1_100_000_000, 0.5), FloatSample(2, 1_200_000_000, 0.5),
+		StringSample(5, 1_200_000_000, "R"),
+	}
+}
+
+// fenced is the text of a fenced block of FORMAT.md.
+func fenced(t *testing.T, name string) string {
+	t.Helper()
+	document, err := os.ReadFile("FORMAT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(document), "\n```"+name+"\n")
+	text, _, closed := strings.Cut(after, "\n```\n")
+	if !found || !closed {
+		t.Fatalf("FORMAT.md has no block of %s", name)
+	}
+	return text
+}
+
+// TestFormatExample holds code and document together: the batch of the example, byte for byte, and its body, bit for
+// bit. The bytes were checked once against a decoder written from the document alone.
+func TestFormatExample(t *testing.T) {
+	want, err := hex.DecodeString(strings.Join(strings.Fields(fenced(t, "hex")), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := AppendBatch(nil, exampleHead(), exampleSamples())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(batch, want) {
+		t.Errorf("the example is sealed as\n%x\nFORMAT.md says\n%x", batch, want)
+	}
+	view, err := OpenBatch(want)
+	if err != nil {
+		t.Fatalf("the document's batch does not open: %v", err)
+	}
+	samples, err := view.Samples(nil)
+	if err != nil || !slices.Equal(samples, exampleSamples()) {
+		t.Errorf("the document's batch holds %v (%v)", samples, err)
+	}
+
+	var stream strings.Builder
+	for line := range strings.Lines(fenced(t, "bits")) {
+		stream.WriteString(strings.Fields(line)[0])
+	}
+	bits := stream.String()
+	if len(bits)%8 != 0 {
+		t.Fatalf("the document's body has %d bits", len(bits))
+	}
+	body := []byte{columnsVersion}
+	for ; len(bits) > 0; bits = bits[8:] {
+		b, err := strconv.ParseUint(bits[:8], 2, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = append(body, byte(b))
+	}
+	if !bytes.Equal(body, view.Body) {
+		t.Errorf("the document's bits are\n%x\nits body is\n%x", body, view.Body)
+	}
+}
