@@ -6,7 +6,10 @@
 // bus is decided elsewhere.
 package can
 
-import "slices"
+import (
+	"errors"
+	"slices"
+)
 
 // Limits of the identifiers and payloads (ISO 11898-1).
 const (
@@ -49,6 +52,17 @@ func (f *Frame) Payload() []byte {
 	}
 	return f.Data[:min(int(f.Len), MaxLen)]
 }
+
+// Flag bits in the identifiers of linux/can.h, which candump's logs and the kernel's filters share.
+const (
+	flagEFF = 1 << 31 // extended
+	flagRTR = 1 << 30 // remote
+	flagERR = 1 << 29 // error
+)
+
+// ErrDown is what Read and Send answer when the interface is down or gone. The socket is of no more use: close it and
+// open another one when the interface is back.
+var ErrDown = errors.New("the interface is down or gone")
 
 // FrameReader is where frames come from: a Reader on a socket, or cantest's script. It has one owner, which calls Read;
 // Close may be called from any goroutine.

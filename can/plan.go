@@ -274,6 +274,18 @@ func (p *Plan) Decode(f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 // Filter is a kernel filter: a frame passes when its identifier with flag bits equals ID in the bits of Mask.
 type Filter struct{ ID, Mask uint32 }
 
+// Pass reports whether the filter lets a frame through, as the kernel decides it. Error frames have a filter of their own.
+func (f Filter) Pass(frame *Frame) bool {
+	id := frame.ID
+	if frame.Extended() {
+		id |= flagEFF
+	}
+	if frame.Flags&FlagRemote != 0 {
+		id |= flagRTR
+	}
+	return id&f.Mask == f.ID&f.Mask
+}
+
 // maxFilters is what the kernel takes of one socket (CAN_RAW_FILTER_MAX in linux/can/raw.h).
 const maxFilters = 512
 
