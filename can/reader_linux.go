@@ -2,10 +2,8 @@ package can
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -175,10 +173,7 @@ func (r *Reader) Read(dst []Frame) (n int, drops uint64, err error) {
 	}
 	r.want, r.received, r.errno = min(len(dst), readBatch), 0, 0
 	if err := r.raw.Read(r.receive); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			err = os.ErrClosed // the poller has an error of its own for a close during the wait
-		}
-		return 0, 0, fmt.Errorf("CAN interface %s: %w", r.name, err)
+		return 0, 0, r.waitFailed(err)
 	}
 	if r.errno != 0 {
 		return 0, 0, r.failed("recvmmsg", r.errno)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,10 @@ const (
 
 // socket is a CAN_RAW socket on the runtime's poller.
 type socket struct {
-	file *os.File
-	raw  syscall.RawConn
-	name string // of the interface
+	file   *os.File
+	raw    syscall.RawConn
+	name   string // of the interface
+	closed atomic.Bool
 }
 
 // openSocket makes a CAN_RAW socket, lets configure set its options and binds it to the interface.
@@ -61,8 +63,19 @@ func (s *socket) failed(call string, err error) error {
 	return fmt.Errorf("CAN interface %s: %w", s.name, wrapped)
 }
 
+// waitFailed wraps the error of the poller, which does not tell a close as os.ErrClosed.
+func (s *socket) waitFailed(err error) error {
+	if s.closed.Load() {
+		err = os.ErrClosed
+	}
+	return fmt.Errorf("CAN interface %s: %w", s.name, err)
+}
+
 // close ends every call that waits on the socket.
-func (s *socket) close() error { return s.file.Close() }
+func (s *socket) close() error {
+	s.closed.Store(true)
+	return s.file.Close()
+}
 
 // setFilters hands filters to the kernel; an empty list lets nothing pass.
 func setFilters(fd int, filters []Filter) error {

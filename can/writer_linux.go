@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"syscall"
 	"time"
 
@@ -76,10 +75,7 @@ func (w *Writer) Send(ctx context.Context, f *Frame) error {
 			return fmt.Errorf("CAN interface %s: %w", w.name, err)
 		}
 		if err := w.raw.Write(w.send); err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				err = os.ErrClosed
-			}
-			return fmt.Errorf("CAN interface %s: %w", w.name, err)
+			return w.waitFailed(err)
 		}
 		switch {
 		case w.errno == unix.ENOBUFS:

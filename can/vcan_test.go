@@ -1,0 +1,220 @@
+package can_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/can/cantest"
+	"github.com/waybill-telematics/waybill/internal/clock"
+	"go.einride.tech/can/pkg/candevice"
+)
+
+// vcan is the interface that these tests run on. Kernels of build machines have none: test/vm runs them in a guest whose
+// kernel has one, and says so with WAYBILL_VM=1.
+func vcan(t *testing.T) string {
+	t.Helper()
+	const name = "vcan0"
+	if _, err := net.InterfaceByName(name); err != nil {
+		if os.Getenv("WAYBILL_VM") == "1" {
+			t.Fatalf("the guest has no %s: %v", name, err)
+		}
+		t.Skip("no vcan0 here; test/vm runs this in a guest kernel")
+	}
+	return name
+}
+
+func openReader(t *testing.T, o can.ReaderOptions) *can.Reader {
+	t.Helper()
+	r, err := can.Open(vcan(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+func newWriter(t *testing.T) *can.Writer {
+	t.Helper()
+	w, err := can.NewWriter(vcan(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	return w
+}
+
+func send(t *testing.T, w *can.Writer, f can.Frame) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := w.Send(ctx, &f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestVcanReader(t *testing.T) {
+	w := newWriter(t)
+	cantest.TestReader(t, cantest.Rig{
+		Open: func(t *testing.T, filters []can.Filter) can.FrameReader {
+			return openReader(t, can.ReaderOptions{Bus: 3, Filters: filters})
+		},
+		Send: func(t *testing.T, f can.Frame) { send(t, w, f) },
+	})
+}
+
+// The time of a frame lies between the moments before it was sent and after it was read, however late it is read.
+func TestVcanTime(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{Bus: 3}), newWriter(t)
+	const count = 50
+	var sent [count][2]int64
+	for i := range sent {
+		sent[i][0] = clock.System{}.Boot()
+		send(t, w, can.Frame{ID: uint32(i), Len: 1})
+		sent[i][1] = clock.System{}.Boot()
+		time.Sleep(time.Millisecond)
+	}
+	got, _ := cantest.Collect(t, r, count)
+	const slack = int64(2 * time.Millisecond) // two clocks are read one after the other
+	for i, f := range got {
+		if f.Time < sent[i][0]-slack || f.Time > sent[i][1]+slack {
+			t.Errorf("frame %d has time %d, it was sent between %d and %d", i, f.Time, sent[i][0], sent[i][1])
+		}
+		if f.Bus != 3 {
+			t.Errorf("frame %d is of bus %d", i, f.Bus)
+		}
+	}
+	if s := r.Stats(); s.Unstamped+s.Clamped > 0 || s.Frames != count {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Every frame that was sent is received or counted as dropped.
+func TestVcanDrops(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{ReceiveBuffer: 8192}), newWriter(t)
+	const count = 500
+	for i := range count {
+		send(t, w, can.Frame{ID: 0x100, Len: 2, Data: [64]byte{byte(i >> 8), byte(i)}})
+	}
+	const last = 0x7FF
+	received, dropped := 0, uint64(0)
+	buf := make([]can.Frame, 64)
+	// The kernel tells its count beside a frame that was queued after the drops: what was in the buffer has to go first.
+	for received+int(dropped) < count {
+		n, drops, err := r.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dropped += drops
+		for i := range buf[:n] {
+			if buf[i].ID != last {
+				received++
+			}
+		}
+		if n < len(buf) && received+int(dropped) < count {
+			send(t, w, can.Frame{ID: last})
+		}
+	}
+	if dropped == 0 || received == 0 || received+int(dropped) != count {
+		t.Errorf("sent %d, received %d, counted %d", count, received, dropped)
+	}
+	if s := r.Stats(); s.Drops != dropped {
+		t.Errorf("the statistics say %d drops, Read said %d", s.Drops, dropped)
+	}
+}
+
+func TestVcanErrorFrame(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{Filters: []can.Filter{{ID: 0x123, Mask: 0x7FF}}}), newWriter(t)
+	const busOff = 0x40 // CAN_ERR_BUSOFF
+	send(t, w, can.Frame{ID: busOff, Len: 8, Flags: can.FlagError})
+	got, _ := cantest.Collect(t, r, 1)
+	if got[0].Flags != can.FlagError || got[0].ID != busOff {
+		t.Errorf("got %+v", got[0])
+	}
+	if s := r.Stats(); s.Errors != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestVcanReadAllocatesNothing(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{}), newWriter(t)
+	buf := make([]can.Frame, 64)
+	f := can.Frame{ID: 0x123, Len: 8}
+	ctx := context.Background()
+	allocations := testing.AllocsPerRun(200, func() {
+		if err := w.Send(ctx, &f); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := r.Read(buf); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+	})
+	if allocations != 0 {
+		t.Errorf("%v allocations a frame", allocations)
+	}
+}
+
+// An interface that goes down ends Read with ErrDown, and after BringUp another Open reads on.
+func TestVcanDown(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{}), newWriter(t)
+	device, err := candevice.New(vcan(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, _, err := r.Read(make([]can.Frame, 1))
+		result <- err
+	}()
+	if err := device.SetDown(); err != nil {
+		_ = r.Close()
+		<-result
+		if os.Getenv("WAYBILL_VM") == "1" {
+			t.Fatal(err)
+		}
+		t.Skipf("cannot set %s down: %v; test/vm runs this in a guest kernel", vcan(t), err)
+	}
+	defer func() {
+		if err := can.BringUp(vcan(t), can.LinkOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	select {
+	case err := <-result:
+		if !errors.Is(err, can.ErrDown) {
+			t.Errorf("Read answered %v, want ErrDown", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("Read did not notice that the interface went down")
+	}
+	f := can.Frame{ID: 1}
+	if err := w.Send(t.Context(), &f); !errors.Is(err, can.ErrDown) {
+		t.Errorf("Send answered %v, want ErrDown", err)
+	}
+	down, err := can.Open(vcan(t), can.ReaderOptions{})
+	if err == nil {
+		_, _, err = down.Read(make([]can.Frame, 1))
+		_ = down.Close()
+	}
+	if !errors.Is(err, can.ErrDown) {
+		t.Errorf("a reader opened on an interface that is down answers %v, want ErrDown", err)
+	}
+	if err := can.BringUp(vcan(t), can.LinkOptions{Bitrate: 500000}); err != nil {
+		t.Fatal(err)
+	}
+	again := openReader(t, can.ReaderOptions{})
+	send(t, newWriter(t), can.Frame{ID: 0x42})
+	if got, _ := cantest.Collect(t, again, 1); got[0].ID != 0x42 {
+		t.Errorf("got %+v", got[0])
+	}
+}
+
+func TestOpenWithoutInterface(t *testing.T) {
+	if _, err := can.Open("nosuchcan", can.ReaderOptions{}); !errors.Is(err, can.ErrDown) {
+		t.Errorf("Open answered %v, want ErrDown", err)
+	}
+}
