@@ -130,6 +130,10 @@ func (p *Pipeline) settle(c *commit) {
 	for i := range p.lanes {
 		p.lanes[i].flying = 0
 	}
+	for i := range p.uncommitted {
+		s := &p.uncommitted[i]
+		s.keep, s.flying = s.keep || s.flying && c.err == nil, false
+	}
 	if c.err != nil {
 		if !p.failing {
 			p.log.Error("commit failed; batches are kept in memory and tried again", "err", c.err,

@@ -24,7 +24,8 @@ type lane struct {
 type sealed struct {
 	Sealed
 	journaled int  // of its samples, already durable in the journal
-	keep      bool // some of its samples may be in the journal: not to be dropped for want of memory
+	keep      bool // some of its samples are in the journal, or it is a control batch: never dropped for want of memory
+	flying    bool // some of its samples are in the journal of the commit under way: not dropped until that is settled
 }
 
 // keepSample puts a sample into its lane's open batch, or counts it as refused.
@@ -37,11 +38,9 @@ func (p *Pipeline) keepSample(id telemetrypb.Lane, s *telemetrypb.Sample) {
 	if len(l.samples) > 0 && (len(l.samples) >= l.limit || s.Time-l.opened >= p.sealNS) {
 		p.sealFull(l)
 	}
-	for p.memory >= p.room[id] {
-		if !p.makeRoom(id) {
-			p.refuse(s)
-			return
-		}
+	if p.memory >= p.room[id] && !p.makeRoom(id) {
+		p.refuse(s)
+		return
 	}
 	if len(l.samples) == 0 {
 		l.since = p.clock.Boot()
@@ -89,7 +88,8 @@ func (p *Pipeline) sealOne(l *lane) {
 		p.hold(sealed{
 			Sealed:    Sealed{Lane: l.id, Seq: l.seq, Samples: uint32(n), First: first, Last: last, Bytes: bytes},
 			journaled: min(n, max(l.journaled, l.inherited)),
-			keep:      max(l.journaled, l.flying, l.inherited) > 0,
+			keep:      max(l.journaled, l.inherited) > 0,
+			flying:    l.flying > 0,
 		})
 	}
 	rest := copy(l.samples, l.samples[n:])
@@ -115,13 +115,14 @@ func (p *Pipeline) encode(head *telemetrypb.Head, samples []telemetrypb.Sample) 
 	}
 }
 
-// learn takes the size of a sealed batch as the measure of the next one. Short batches code badly and say little.
+// learn takes the size of a sealed batch as the measure of the next one, which may be four times as long at most. A
+// batch that was sealed short for another reason codes badly and says little.
 func (p *Pipeline) learn(l *lane, samples, bytes int) {
-	if bytes < p.o.BatchBytes/4 {
+	if samples < l.limit && bytes < p.o.BatchBytes/4 {
 		return
 	}
-	limit := int64(samples) * int64(p.o.BatchBytes) / int64(bytes) * 15 / 16
-	l.limit = int(min(max(limit, 1), maxSamples))
+	fits := int64(samples) * int64(p.o.BatchBytes) / int64(bytes) * 15 / 16
+	l.limit = int(max(1, min(fits, 4*int64(samples), maxSamples)))
 }
 
 // sealOld seals what has been open for the seal interval, give or take half a tick.
@@ -169,20 +170,20 @@ func (p *Pipeline) tellRefused() {
 	}
 }
 
-// makeRoom lets go of the newest telemetry in memory for an event, raw frames first, and says whether it found any.
+// makeRoom lets go of the newest telemetry in memory for an event, raw frames first, and says whether there is room
+// now. What the commit under way holds cannot be let go of: meanwhile events have the last eighth of the memory.
 func (p *Pipeline) makeRoom(id telemetrypb.Lane) bool {
 	if id != telemetrypb.Lane_LANE_EVENT {
 		return false
 	}
 	for _, victim := range []telemetrypb.Lane{telemetrypb.Lane_LANE_RAW, telemetrypb.Lane_LANE_TELEMETRY} {
-		for i := len(p.uncommitted) - 1; i >= p.flight; i-- {
-			if s := &p.uncommitted[i]; s.Lane == victim && !s.keep {
+		for i := len(p.uncommitted) - 1; i >= p.flight && p.memory >= p.room[id]; i-- {
+			if s := &p.uncommitted[i]; s.Lane == victim && !s.keep && !s.flying {
 				p.drop(i)
-				return true
 			}
 		}
 	}
-	return false
+	return p.memory < p.room[id] || p.underWay && p.memory < p.o.MemoryBytes-p.o.BatchBytes
 }
 
 // drop lets go of an uncommitted batch and enters it in the ledger by its seq.

@@ -41,9 +41,9 @@ type Options struct {
 	EventEvery  time.Duration // least time between two commits made for events alone; default 100 ms
 
 	BatchBytes  int // a sealed batch is at most this long, unless it is one sample; default 16 KiB
-	CommitBytes int // that many sealed bytes are committed without waiting; default 64 KiB
+	CommitBytes int // that many sealed bytes are committed without waiting; default 64 KiB, at most MemoryBytes / 4
 	// MemoryBytes bounds the sealed batches that are not committed; default 4 MiB. Telemetry and raw frames are
-	// refused from 7/8 of it on, so that events still find room.
+	// refused from 3/4 of it on, so that events still find room; after that they make room for events.
 	MemoryBytes int
 
 	// ErrFull is the queue's error for "no room"; losses by it are QUEUE_FULL, all others DISK_ERROR.
@@ -126,6 +126,7 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("%s must be between %d and %d bytes, got %d", b.name, b.least, b.most, *b.value)
 		}
 	}
+	o.CommitBytes = min(o.CommitBytes, o.MemoryBytes/4) // written long before anything is refused
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}

@@ -101,9 +101,9 @@ func New(o Options, sel *Selection, q Queue) (*Pipeline, error) {
 	p.ledger = newLedger(o.Clock.Boot, o.BootID, m)
 	for id := range p.lanes {
 		p.lanes[id] = lane{id: telemetrypb.Lane(id), limit: min(o.BatchBytes/firstSampleBytes, maxSamples), high: math.MinInt64}
-		p.room[id] = (o.MemoryBytes - o.BatchBytes) / 8 * 7
+		p.room[id] = (o.MemoryBytes - o.BatchBytes) / 4 * 3
 	}
-	p.room[telemetrypb.Lane_LANE_EVENT] = o.MemoryBytes - o.BatchBytes
+	p.room[telemetrypb.Lane_LANE_EVENT] = (o.MemoryBytes - o.BatchBytes) / 8 * 7
 	for id, how := range sel.policies {
 		p.states[id].policy = how
 		if how.minNS > 0 {
@@ -259,6 +259,11 @@ func (p *Pipeline) choked() bool {
 	return p.underWay && !p.failing && p.memory >= p.o.MemoryBytes/2
 }
 
+// laden: a commit comes before the next chunk.
+func (p *Pipeline) laden() bool {
+	return !p.underWay && !p.failing && p.memory >= p.o.CommitBytes
+}
+
 // take has a turn of each source, and what was raised.
 func (p *Pipeline) take() {
 	more := false
@@ -275,7 +280,7 @@ func (p *Pipeline) take() {
 // takeFrom takes some chunks; more says that others may wait.
 func (p *Pipeline) takeFrom(s *Source) (more bool) {
 	for range chunksATurn {
-		if p.choked() {
+		if p.choked() || p.laden() {
 			return true
 		}
 		select {

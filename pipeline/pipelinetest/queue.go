@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -27,14 +28,20 @@ type Queue struct {
 	dead     bool
 	next     map[telemetrypb.Lane]uint64
 	stored   []pipeline.Sealed // in the order in which they were committed
+	place    map[key]int       // in stored
 	journal  []pipeline.Journal
 	commits  int
 	problems []string
 }
 
+type key struct {
+	lane telemetrypb.Lane
+	seq  uint64
+}
+
 // NewQueue makes an empty queue.
 func NewQueue(epoch uint64) *Queue {
-	return &Queue{epoch: epoch, next: map[telemetrypb.Lane]uint64{}}
+	return &Queue{epoch: epoch, next: map[telemetrypb.Lane]uint64{}, place: map[key]int{}}
 }
 
 // Epoch is as NewQueue was told.
@@ -103,14 +110,13 @@ func (q *Queue) storeLocked(b pipeline.Sealed) {
 	if b.Lane != telemetrypb.Lane_LANE_CONTROL && (e.FirstNs != b.First || e.FirstNs+int64(e.SpanNs) != b.Last) {
 		q.problem("lane %d seq %d from %d to %d: its envelope says %v", b.Lane, b.Seq, b.First, b.Last, e)
 	}
+	q.place[key{b.Lane, b.Seq}] = len(q.stored)
 	q.stored = append(q.stored, b)
 }
 
 func (q *Queue) findLocked(l telemetrypb.Lane, seq uint64) *pipeline.Sealed {
-	for i := range q.stored {
-		if q.stored[i].Lane == l && q.stored[i].Seq == seq {
-			return &q.stored[i]
-		}
+	if i, ok := q.place[key{l, seq}]; ok {
+		return &q.stored[i]
 	}
 	return nil
 }
@@ -125,7 +131,7 @@ func (q *Queue) Crash() *Queue {
 	defer q.mu.Unlock()
 	q.dead = true
 	again := NewQueue(q.epoch)
-	again.stored = slices.Clone(q.stored)
+	again.stored, again.place = slices.Clone(q.stored), maps.Clone(q.place)
 	again.journal = slices.Clone(q.journal)
 	again.problems = slices.Clone(q.problems)
 	for _, b := range q.stored {
