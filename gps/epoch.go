@@ -130,6 +130,9 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 		e.report.Has(HasTime) && u.fix.Time != e.report.Time
 	if begins || lost || apart {
 		p.Flush(emit)
+		if e.started && !e.reported {
+			p.count.Unfinished++
+		}
 		e.expected, e.reports = e.reports, 0
 		e.reported, e.emitted, e.started, e.lostKinds = false, false, true, 0
 		e.current.Boot = p.scan.boot
@@ -230,9 +233,6 @@ func (e *epoch) derive() {
 // been silent for long.
 func (p *Parser) Flush(emit func(Fix)) {
 	e := &p.epoch
-	if e.started && !e.reported {
-		p.count.Unfinished++
-	}
 	if !e.reported || e.emitted {
 		return
 	}

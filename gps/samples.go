@@ -1,0 +1,150 @@
+package gps
+
+import (
+	"math"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// The signals of a fix, in the order of Signals and IDs.
+const (
+	signalLatitude = iota
+	signalLongitude
+	signalAltitude
+	signalSeparation
+	signalSpeed
+	signalTrack
+	signalMode
+	signalQuality
+	signalSatellites
+	signalPDOP
+	signalHDOP
+	signalVDOP
+	signals
+)
+
+// Raw values are whole numbers of what receivers print, so that nothing they say is rounded: a thousandth of a knot,
+// not a metre per second.
+const (
+	rawPerMetre  = 1000
+	rawPerKnot   = 1000
+	rawPerDegree = 1000
+	rawPerDOP    = 100
+)
+
+// signalTable describes the signals; the part of the name after SOURCE.fix. comes first.
+var signalTable = [signals]struct {
+	name, unit string
+	scale      float64
+	kind       telemetrypb.ValueType
+	vss        string
+	comment    string
+}{
+	signalLatitude: {"latitude", "degrees", 1 / nanoDegrees, telemetrypb.ValueType_VALUE_TYPE_INT,
+		"Vehicle.CurrentLocation.Latitude", "WGS-84, north positive"},
+	signalLongitude: {"longitude", "degrees", 1 / nanoDegrees, telemetrypb.ValueType_VALUE_TYPE_INT,
+		"Vehicle.CurrentLocation.Longitude", "WGS-84, east positive"},
+	signalAltitude: {"altitude", "m", 1. / rawPerMetre, telemetrypb.ValueType_VALUE_TYPE_INT,
+		"Vehicle.CurrentLocation.Altitude", "above mean sea level"},
+	signalSeparation: {"geoid_separation", "m", 1. / rawPerMetre, telemetrypb.ValueType_VALUE_TYPE_INT,
+		"", "mean sea level above the WGS-84 ellipsoid"},
+	signalSpeed: {"speed", "m/s", knot / rawPerKnot, telemetrypb.ValueType_VALUE_TYPE_UINT,
+		"", "over ground; raw value in thousandths of a knot"},
+	signalTrack: {"track", "degrees", 1. / rawPerDegree, telemetrypb.ValueType_VALUE_TYPE_UINT,
+		"Vehicle.CurrentLocation.Heading", "course over ground from true north"},
+	signalMode: {"mode", "", 1, telemetrypb.ValueType_VALUE_TYPE_UINT, "", ""},
+	signalQuality: {"quality", "", 1, telemetrypb.ValueType_VALUE_TYPE_UINT,
+		"", "NMEA 0183 GGA quality indicator"},
+	signalSatellites: {"satellites", "", 1, telemetrypb.ValueType_VALUE_TYPE_UINT, "", "used in the solution"},
+	signalPDOP:       {"pdop", "", 1. / rawPerDOP, telemetrypb.ValueType_VALUE_TYPE_UINT, "", "dilution of precision, position"},
+	signalHDOP:       {"hdop", "", 1. / rawPerDOP, telemetrypb.ValueType_VALUE_TYPE_UINT, "", "dilution of precision, horizontal"},
+	signalVDOP:       {"vdop", "", 1. / rawPerDOP, telemetrypb.ValueType_VALUE_TYPE_UINT, "", "dilution of precision, vertical"},
+}
+
+// Signals are what a receiver can be asked for, without ids: SOURCE.fix.latitude and so on, one message.
+func Signals(source string) []*telemetrypb.Signal {
+	list := make([]*telemetrypb.Signal, 0, signals)
+	for i := range signalTable {
+		t := &signalTable[i]
+		s := &telemetrypb.Signal{
+			Name: signalName(source, i), Unit: t.unit, Scale: t.scale, Type: t.kind, Source: "gps:" + source,
+			Message: source + ".fix", VssPath: t.vss, Comment: t.comment,
+		}
+		switch i {
+		case signalMode:
+			s.Labels = []*telemetrypb.Label{
+				{Value: int64(ModeNoFix), Text: "no fix"}, {Value: int64(Mode2D), Text: "2D"}, {Value: int64(Mode3D), Text: "3D"},
+			}
+		case signalQuality:
+			for value, text := range qualityNames {
+				s.Labels = append(s.Labels, &telemetrypb.Label{Value: int64(value), Text: text})
+			}
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func signalName(source string, i int) string { return source + ".fix." + signalTable[i].name }
+
+// IDs are the signal ids under which a receiver's values are collected; 0: not collected.
+type IDs [signals]uint32
+
+// ChooseIDs asks for the id of each of a receiver's signals by name.
+func ChooseIDs(source string, id func(name string) (uint32, bool)) IDs {
+	var ids IDs
+	for i := range ids {
+		if n, ok := id(signalName(source, i)); ok {
+			ids[i] = n
+		}
+	}
+	return ids
+}
+
+// AppendSamples appends what the receiver said: the fields the fix has, as far as they are collected. Without a valid
+// fix these are its mode, quality and satellites. A derived speed is left out: it can be had from the positions.
+func AppendSamples(dst []telemetrypb.Sample, ids IDs, f Fix) []telemetrypb.Sample {
+	natural := func(i int, value float64) {
+		if ids[i] != 0 && value >= 0 {
+			dst = append(dst, telemetrypb.UintSample(ids[i], f.Boot, uint64(math.Round(value))))
+		}
+	}
+	integer := func(i int, value int64) {
+		if ids[i] != 0 {
+			dst = append(dst, telemetrypb.IntSample(ids[i], f.Boot, value))
+		}
+	}
+	if f.Valid() {
+		integer(signalLatitude, f.Latitude)
+		integer(signalLongitude, f.Longitude)
+		if f.Has(HasAltitude) {
+			integer(signalAltitude, int64(math.Round(f.Altitude*rawPerMetre)))
+		}
+		if f.Has(HasSeparation) {
+			integer(signalSeparation, int64(math.Round(f.Separation*rawPerMetre)))
+		}
+		if f.Has(HasSpeed) && !f.Has(SpeedDerived) {
+			natural(signalSpeed, f.Speed*(rawPerKnot/knot))
+		}
+		if f.Has(HasTrack) {
+			natural(signalTrack, f.Track*rawPerDegree)
+		}
+	}
+	natural(signalMode, float64(max(f.Mode, ModeNoFix)))
+	if f.Has(HasQuality) {
+		natural(signalQuality, float64(f.Quality))
+	}
+	if f.Has(HasSatellites) {
+		natural(signalSatellites, float64(f.Satellites))
+	}
+	if f.Has(HasPDOP) {
+		natural(signalPDOP, f.PDOP*rawPerDOP)
+	}
+	if f.Has(HasHDOP) {
+		natural(signalHDOP, f.HDOP*rawPerDOP)
+	}
+	if f.Has(HasVDOP) {
+		natural(signalVDOP, f.VDOP*rawPerDOP)
+	}
+	return dst
+}
