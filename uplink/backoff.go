@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"strings"
 	"time"
 )
 
@@ -82,12 +84,12 @@ func refusal(out outcome) string {
 	case connackAuthorised:
 		return "does not authorise this vehicle (CONNACK 5)"
 	}
-	// TLS 1.3 tells of a refused client certificate only after the handshake, as an alert (RFC 8446 §6.2).
-	var alert tls.AlertError
-	if errors.As(out.err, &alert) {
-		switch alert {
-		case 42, 43, 44, 45, 46, 48, 49, 116: // bad … unknown_ca, access_denied, certificate_required
-			return fmt.Sprintf("refuses the client certificate (%v)", alert)
+	// crypto/tls keeps the alert's type to itself. TLS 1.3 sends this one only after the handshake (RFC 8446 §6.2), so
+	// that it comes in the place of the CONNACK.
+	var remote *net.OpError
+	if errors.As(out.err, &remote) && remote.Op == "remote error" {
+		if text := remote.Err.Error(); strings.Contains(text, "certificate") || strings.Contains(text, "access denied") {
+			return "refuses the client certificate (" + text + ")"
 		}
 	}
 	return ""

@@ -77,7 +77,8 @@ type Options struct {
 	OnRejected func(*telemetrypb.Loss)
 	// OnWantCatalogue is told of a catalogue that the store misses.
 	OnWantCatalogue func(short [16]byte)
-	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left.
+	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left. Like the two above it
+	// is called on the goroutine that takes receipts and must not block.
 	OnMessage func(topic string, payload []byte)
 
 	PayloadBytes     int   // most bytes of batches in one publish; one batch always goes. Default 64 KiB
@@ -92,7 +93,7 @@ type Options struct {
 	ConnectTimeout time.Duration // of dial, TLS and CONNACK together. Default 15 s
 	TCPUserTimeout time.Duration // default 30 s
 	AckTimeout     time.Duration // for the PUBACK of the oldest publish, then the connection is given up. Default 60 s
-	ReceiptTimeout time.Duration // after the PUBACK; doubles while the store is silent. Default 60 s
+	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 60 s
 	ParkedRetry    time.Duration // a parked batch is sent again after this long. Default 10 min
 	StatusEvery    time.Duration // default 60 s
 	StopTimeout    time.Duration // bound of the farewell when Run is cancelled. Default 3 s
@@ -121,6 +122,9 @@ const (
 	poisonLosses  = 2
 	poisonCap     = time.Hour
 )
+
+// maxDoublings bounds how far apart a silent store is probed: 2⁵ receipt timeouts.
+const maxDoublings = 5
 
 // Payloads shrink to no less than this, and grow again after so many PUBACKs in a row.
 const (

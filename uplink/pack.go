@@ -126,8 +126,7 @@ func (u *Uplink) nextUnsent(l buffer.Lane, lo, hi uint64) (rec buffer.Record, ok
 		case errors.Is(err, buffer.ErrEmpty):
 			return rec, false
 		case err != nil:
-			u.o.Log.Error("uplink cannot read the queue", "lane", laneName(l), "from", from, "error", err)
-			u.o.Alarms.Raise(alarmQueue, fmt.Sprintf("the queue's lane %s cannot be read from batch %d: %v", laneName(l), from, err))
+			u.setTrouble(fmt.Sprintf("the queue's lane %s cannot be read from batch %d: %v", laneName(l), from, err))
 			return rec, false
 		case rec.Seq > hi:
 			return rec, false
@@ -136,6 +135,7 @@ func (u *Uplink) nextUnsent(l buffer.Lane, lo, hi uint64) (rec buffer.Record, ok
 		free, _ := u.win.lanes[l].nextFree(rec.Seq)
 		u.mu.Unlock()
 		if free == rec.Seq {
+			u.endTrouble()
 			return rec, true
 		}
 		from = rec.Seq
@@ -306,7 +306,7 @@ func (u *Uplink) setUnreadable(rec buffer.Record, err error) {
 	u.win.lanes[rec.Lane].taken.add(rec.Seq, rec.Seq)
 	u.mu.Unlock()
 	u.o.Log.Error("batch in the queue cannot be sent", "lane", laneName(rec.Lane), "seq", rec.Seq, "error", err)
-	u.o.Alarms.Raise(alarmQueue, fmt.Sprintf("batch %d of lane %s cannot be sent and stays in the queue: %v", rec.Seq, laneName(rec.Lane), err))
+	u.o.Alarms.Raise(alarmUnreadable, fmt.Sprintf("batch %d of lane %s cannot be sent and stays in the queue: %v", rec.Seq, laneName(rec.Lane), err))
 }
 
 func laneName(l buffer.Lane) string { return telemetrypb.LaneName(telemetrypb.Lane(l)) }

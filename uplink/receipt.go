@@ -30,15 +30,16 @@ func (u *Uplink) receive(s *session, m mqtt.Message) {
 	u.mu.Lock()
 	u.store, u.newest = r.GetStore(), r.GetGeneration()
 	u.mu.Unlock()
-	believed := false
 	for _, g := range r.GetRanges() {
-		believed = u.takeRange(r, g) || believed
-	}
-	if believed {
+		if !u.takeRange(r, g) {
+			continue
+		}
 		u.mu.Lock()
-		u.win.silence = 0
+		quiet := u.win.believe(buffer.Lane(g.GetLane()), time.Now())
 		u.mu.Unlock()
-		u.o.Alarms.Clear(alarmReceipt)
+		if quiet {
+			u.o.Alarms.Clear(alarmReceipt)
+		}
 	}
 	u.poke()
 }

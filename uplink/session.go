@@ -191,7 +191,7 @@ func (s *session) subscribe(ctx context.Context, present bool) error {
 	topic := s.u.topic(telemetrypb.TopicReceipt)
 	timeout := time.NewTimer(s.u.o.AckTimeout)
 	defer timeout.Stop()
-	for range 8 {
+	for range s.u.o.InFlight + 16 { // no more PUBACKs can be left than publishes were in flight
 		asked := make(chan *mqtt.SubscribeToken, 1)
 		s.u.tasks.Go(func() { asked <- s.client.Subscribe(topic, 1, nil).(*mqtt.SubscribeToken) })
 		var token *mqtt.SubscribeToken

@@ -21,7 +21,8 @@ const (
 	alarmTLS         = "uplink.tls"         // the broker's certificate is not trusted
 	alarmDuel        = "uplink.duel"        // another client with our id
 	alarmPoison      = "uplink.poison"      // a batch that breaks connections
-	alarmQueue       = "uplink.queue"       // the queue cannot be read
+	alarmQueue       = "uplink.queue"       // the queue cannot be read, or does not let go
+	alarmUnreadable  = "uplink.unreadable"  // a batch in the queue cannot be sent
 )
 
 // Uplink drains a queue to a broker. Run does the work; the other methods are safe for use from several goroutines at
@@ -37,6 +38,7 @@ type Uplink struct {
 	statusWanted atomic.Bool  // an alarm changed
 	statusAt     atomic.Int64 // of the last status, ns on the monotonic clock since born; 0: none in this session
 	born         time.Time
+	trouble      atomic.Bool // the queue failed, and has not worked since
 
 	mu      sync.Mutex // guards what follows; nothing is called from under it
 	running bool
@@ -170,7 +172,6 @@ func (u *Uplink) begin(s *session) {
 	}
 	u.mu.Lock()
 	u.win.forget()
-	u.win.silence = 0
 	for l := range u.win.lanes {
 		u.win.lanes[l].liveFrom = newest[l] + 1
 	}
@@ -264,10 +265,10 @@ func (u *Uplink) acked(s *session, f *flight) {
 func (u *Uplink) release(l buffer.Lane, ranges ...buffer.Range) {
 	if err := u.queue.Release(l, ranges...); err != nil {
 		// They come again with the next connection.
-		u.o.Log.Error("uplink cannot release batches", "lane", laneName(l), "error", err)
-		u.o.Alarms.Raise(alarmQueue, fmt.Sprintf("batches of lane %s that have arrived cannot be released: %v", laneName(l), err))
+		u.setTrouble(fmt.Sprintf("batches of lane %s that have arrived cannot be released: %v", laneName(l), err))
 		return
 	}
+	u.endTrouble()
 	u.mu.Lock()
 	for _, r := range ranges {
 		u.win.released(l, r.First, r.Last)
@@ -277,6 +278,20 @@ func (u *Uplink) release(l buffer.Lane, ranges ...buffer.Range) {
 	close(u.changed)
 	u.changed = make(chan struct{})
 	u.mu.Unlock()
+}
+
+// setTrouble says once that the queue does not do as it should.
+func (u *Uplink) setTrouble(text string) {
+	if !u.trouble.Swap(true) {
+		u.o.Log.Error("the queue fails the uplink", "text", text)
+	}
+	u.o.Alarms.Raise(alarmQueue, text)
+}
+
+func (u *Uplink) endTrouble() {
+	if u.trouble.Load() && u.trouble.Swap(false) {
+		u.o.Alarms.Clear(alarmQueue)
+	}
 }
 
 // runs joins ascending seqs to ranges.
@@ -303,9 +318,7 @@ func (u *Uplink) onTick(s *session, now time.Time) {
 	overdue := 0
 	if u.o.Ack == AckReceipt {
 		u.win.trim()
-		if overdue = u.win.overdue(now, u.o.ReceiptTimeout); overdue > 0 {
-			u.win.silence++
-		}
+		overdue = u.win.late(now, u.o.ReceiptTimeout)
 	}
 	u.win.unpark(now)
 	u.mu.Unlock()

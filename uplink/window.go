@@ -48,6 +48,7 @@ type lane struct {
 	aside    intervals // suspects: they break connections, others go first
 	sent     intervals // sent at least once by this process
 	disputed intervals // a receipt named them with a wrong checksum
+	overdue  bool      // a receipt stayed out too long, and none has come for this lane since
 }
 
 // parkedRun is a parked range and when it is sent again.
@@ -70,7 +71,10 @@ type window struct {
 	held     map[key]held
 	bytes    int64     // of held
 	waiting  []*flight // PUBACKed, in that order: some batch of it may still lack its receipt
-	silence  uint      // doublings of the receipt timeout: the store said nothing so often
+	silence  uint      // probes in a row without any receipt
+	probed   time.Time // the last of them
+	believed time.Time // the last receipt that was believed
+	resumed  time.Time // when receipts came again after a silence
 	suspects map[key]*suspect
 }
 
@@ -183,21 +187,55 @@ func (w *window) unpark(now time.Time) (any bool) {
 	return any
 }
 
-// overdue takes from the head of the waiting flights those whose receipt is out too long, makes their batches unsent
-// and says how many those are.
-func (w *window) overdue(now time.Time, timeout time.Duration) (batches int) {
-	limit := timeout << min(w.silence, 5)
-	for len(w.waiting) > 0 && now.Sub(w.waiting[0].ackedAt) >= limit {
+// late makes batches unsent whose receipt is out longer than timeout, and says how many those are. While others get
+// theirs, all that is late goes again. While the store says nothing at all, one publish at a time probes it, at
+// intervals that double: sending the whole window over and over would cost much and help nobody.
+func (w *window) late(now time.Time, timeout time.Duration) (batches int) {
+	for len(w.waiting) > 0 {
 		f := w.waiting[0]
+		// What a store kept while it was away gets its receipt soon after it came back.
+		if now.Sub(f.ackedAt) < timeout || now.Sub(w.resumed) < timeout {
+			break
+		}
+		silent := !w.believed.After(f.ackedAt)
+		if silent && now.Sub(w.probed) < timeout<<min(w.silence, maxDoublings) {
+			break
+		}
 		w.waiting = w.waiting[1:]
+		found := 0
 		for _, seq := range f.seqs {
 			if k := (key{f.lane, seq}); w.held[k].flight == f {
 				w.unsend(k)
-				batches++
+				found++
 			}
+		}
+		if found == 0 {
+			continue
+		}
+		batches += found
+		w.lanes[f.lane].overdue = true
+		if silent {
+			w.probed = now
+			w.silence++
+			break
 		}
 	}
 	return batches
+}
+
+// believe notes a receipt that fits; quiet says that no lane is overdue any more.
+func (w *window) believe(l buffer.Lane, now time.Time) (quiet bool) {
+	if w.silence > 0 {
+		w.silence, w.resumed = 0, now
+	}
+	w.believed = now
+	w.lanes[l].overdue = false
+	for i := range w.lanes {
+		if w.lanes[i].overdue {
+			return false
+		}
+	}
+	return true
 }
 
 // trim forgets waiting flights at the head that have all their receipts.
