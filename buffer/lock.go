@@ -1,0 +1,52 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const lockName = "lock"
+
+// lock takes the queue's lock: an flock on one file, which the kernel drops when the process ends, however it ends.
+// The file holds the owner's pid for whoever finds it taken.
+func lock(dir string, timeout time.Duration) (*os.File, error) {
+	path := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for waited := time.Duration(0); ; waited += 20 * time.Millisecond {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("%s: %w", path, os.NewSyscallError("flock", err))
+		}
+		if waited >= timeout {
+			text, _ := os.ReadFile(path)
+			f.Close()
+			return nil, fmt.Errorf("%w by process %s (%s)", ErrLocked, pidText(text), path)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	// The pid is for people: a full disk must not keep the queue from opening.
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	}
+	return f, nil
+}
+
+func pidText(text []byte) string {
+	if s := strings.TrimSpace(string(text)); s != "" {
+		return s
+	}
+	return "of unknown id"
+}

@@ -1,0 +1,501 @@
+package buffer
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
+	"golang.org/x/sys/unix"
+)
+
+// Queue is an open queue. It is safe for use from several goroutines; make it with Open. It runs no goroutine.
+//
+// commitMu stands around everything that writes to the folder and is held during disk writes; mu guards what is in
+// memory and is never held during disk input or output. commitMu is taken first.
+type Queue struct {
+	dir      string
+	o        Options
+	log      *slog.Logger
+	lockFile *os.File
+	notify   chan struct{}
+	metrics  *metrics
+
+	commitMu   sync.Mutex
+	tails      [laneCount + 1]*tail
+	generation uint64 // of the meta file on disk
+	metaDue    bool   // meta must be written before anything is committed
+
+	mu         sync.Mutex
+	closed     bool
+	clean      bool
+	lanes      [laneCount + 1]lane
+	epochs     []epochStart // the last one is the current
+	hasParent  bool
+	parent     Parent
+	recovered  []JournalEntry
+	unsaved    [laneCount + 1]ranges.Set // released and not on disk yet
+	loaded     []*segment                // closed segments whose index is in memory, least recently loaded first
+	damaged    uint64
+	lastCommit time.Time
+}
+
+// lane is guarded by Queue.mu.
+type lane struct {
+	next        uint64 // seq
+	nextCommit  uint64
+	nextSegment uint64
+	newest      uint64 // highest seq stored
+	segments    []*segment
+	released    ranges.Set        // every seq below next that nobody waits for
+	parts       map[uint64]uint32 // journal entries on disk of each seq that is not sealed
+}
+
+// journalPart is a journal entry and its place among those of its seq.
+type journalPart struct {
+	entry *JournalEntry
+	part  uint32
+}
+
+// Epoch is the current epoch.
+func (q *Queue) Epoch() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.epochs[len(q.epochs)-1].Epoch
+}
+
+// Parent tells the epoch before; ok while the current epoch has no control batch yet, so that the record of its
+// beginning can be made again after a crash.
+func (q *Queue) Parent() (p Parent, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.parent, q.hasParent
+}
+
+// CleanStop says whether the last process closed the queue properly; true for a new queue.
+func (q *Queue) CleanStop() bool { return q.clean }
+
+// Recovered lists the journal entries that Open found and that are not void: their seq is neither stored nor released.
+// They come in the order of lane, seq and writing. The caller seals them under their own epoch and seq and commits them.
+func (q *Queue) Recovered() []JournalEntry { return q.recovered }
+
+// Notify gets a value when batches were committed; its capacity is 1.
+func (q *Queue) Notify() <-chan struct{} { return q.notify }
+
+// Reserve gives the next sequence number of a lane. A number that never reached the disk may be given again after a
+// crash; one that did, in a batch or in a journal entry, is not.
+func (q *Queue) Reserve(l Lane) uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !l.Valid() {
+		return 0 // Commit refuses it
+	}
+	seq := q.lanes[l].next
+	q.lanes[l].next++
+	return seq
+}
+
+// epochOfLocked is the epoch that a seq belongs to.
+func (q *Queue) epochOfLocked(l Lane, seq uint64) uint64 {
+	for i := len(q.epochs) - 1; i > 0; i-- {
+		if q.epochs[i].Start[l] <= seq {
+			return q.epochs[i].Epoch
+		}
+	}
+	return q.epochs[0].Epoch
+}
+
+// storedLocked says whether a seq needs no storing: it is stored, or was.
+func (l *lane) storedLocked(seq uint64) bool {
+	if l.released.Contains(seq) {
+		return true
+	}
+	for i := len(l.segments) - 1; i >= 0; i-- {
+		if l.segments[i].stored.Contains(seq) {
+			return true
+		}
+	}
+	return false
+}
+
+// Commit stores batches and journal entries; they are durable when it returns nil. The lanes are written in the order
+// control, event, telemetry, raw, each with what it has in one transaction (more when it is larger than a segment).
+//
+// On an error some lanes may be stored and others not. The same batches may be given again under the same seqs: those
+// that are stored are passed over. The journal counts per seq what was confirmed: entries given after an error replace
+// those of the failed call. ErrFull: nothing was stored.
+func (q *Queue) Commit(batches []Record, journal []JournalEntry) error {
+	q.commitMu.Lock()
+	defer q.commitMu.Unlock()
+	start := time.Now()
+	work, err := q.plan(batches, journal)
+	if err == nil {
+		err = q.makeRoom(work)
+	}
+	if err == nil {
+		err = q.writeWork(work)
+	}
+	q.metrics.committed(work, time.Since(start), err)
+	return err
+}
+
+// laneWork is what a Commit has for one lane, in key order.
+type laneWork struct {
+	batches []*Record
+	journal []journalPart
+	cost    int64
+}
+
+// plan checks a commit and sorts it by lanes, leaving out what is void.
+func (q *Queue) plan(batches []Record, journal []JournalEntry) (work [laneCount + 1]laneWork, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.writableLocked(); err != nil {
+		return work, err
+	}
+	for i := range batches {
+		r := &batches[i]
+		if err := q.checkLocked("batch", r.Lane, r.Seq, len(r.Bytes)); err != nil {
+			return work, err
+		}
+		if q.lanes[r.Lane].storedLocked(r.Seq) {
+			continue
+		}
+		w := &work[r.Lane]
+		w.batches = append(w.batches, r)
+		w.cost += cost(len(r.Bytes))
+	}
+	for l := range work {
+		w := &work[l]
+		slices.SortFunc(w.batches, func(a, b *Record) int { return cmp.Compare(a.Seq, b.Seq) })
+		for i := 1; i < len(w.batches); i++ {
+			if w.batches[i].Seq == w.batches[i-1].Seq {
+				return work, fmt.Errorf("queue: two batches of lane %s with seq %d in one commit", Lane(l), w.batches[i].Seq)
+			}
+		}
+	}
+	parts := map[[2]uint64]uint32{}
+	for i := range journal {
+		e := &journal[i]
+		if err := q.checkLocked("journal entry", e.Lane, e.Seq, len(e.Bytes)); err != nil {
+			return work, err
+		}
+		l, w := &q.lanes[e.Lane], &work[e.Lane]
+		_, sealed := slices.BinarySearchFunc(w.batches, e.Seq, func(r *Record, seq uint64) int { return cmp.Compare(r.Seq, seq) })
+		if sealed || l.storedLocked(e.Seq) {
+			continue
+		}
+		id := [2]uint64{uint64(e.Lane), e.Seq}
+		w.journal = append(w.journal, journalPart{entry: e, part: l.parts[e.Seq] + parts[id]})
+		w.cost += cost(len(e.Bytes))
+		parts[id]++
+	}
+	for l := range work {
+		slices.SortStableFunc(work[l].journal, func(a, b journalPart) int { return cmp.Compare(a.entry.Seq, b.entry.Seq) })
+	}
+	return work, nil
+}
+
+func (q *Queue) writableLocked() error {
+	switch {
+	case q.closed:
+		return ErrClosed
+	case q.o.ReadOnly:
+		return ErrReadOnly
+	}
+	return nil
+}
+
+func (q *Queue) checkLocked(what string, l Lane, seq uint64, size int) error {
+	switch {
+	case !l.Valid():
+		return fmt.Errorf("queue: %s for lane %d: there is no such lane", what, l)
+	case seq == 0 || seq >= q.lanes[l].next:
+		return fmt.Errorf("queue: %s of lane %s with seq %d: not reserved", what, l, seq)
+	case cost(size)+commitRoom > q.o.SegmentBytes:
+		return fmt.Errorf("%w: %s of lane %s, seq %d, %d bytes", ErrTooLarge, what, l, seq, size)
+	}
+	return nil
+}
+
+// makeRoom frees what is released and holds the commit to the quota and to the floor of free disk.
+func (q *Queue) makeRoom(work [laneCount + 1]laneWork) error {
+	if err := q.collect(false); err != nil {
+		return err
+	}
+	limit, need := q.o.MaxBytes, int64(0)
+	for l := range work {
+		if work[l].cost == 0 {
+			continue
+		}
+		need += work[l].cost + commitRoom
+		if Lane(l) != Control {
+			limit = q.o.MaxBytes - q.o.ControlReserve
+		}
+	}
+	if need == 0 {
+		return nil
+	}
+	if used := q.diskBytes(); used+need > limit {
+		return fmt.Errorf("%w: %d bytes on disk, %d more wanted, quota %d", ErrFull, used, need, limit)
+	}
+	if q.o.MinFree > 0 {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(q.dir, &fs); err != nil {
+			return os.NewSyscallError("statfs", err)
+		}
+		if free := int64(fs.Bavail) * int64(fs.Bsize); free-need < q.o.MinFree {
+			return fmt.Errorf("%w: %d bytes free on the file system, %d more wanted, floor %d", ErrFull, free, need, q.o.MinFree)
+		}
+	}
+	return nil
+}
+
+func (q *Queue) diskBytes() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var sum int64
+	for _, l := range Lanes() {
+		for _, s := range q.lanes[l].segments {
+			sum += s.disk
+		}
+	}
+	return sum
+}
+
+// writeWork writes the lanes one after the other.
+func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
+	if q.metaDue {
+		if err := q.writeMeta(nil, false); err != nil {
+			return err
+		}
+	}
+	stored := false
+	defer func() {
+		if stored {
+			select {
+			case q.notify <- struct{}{}:
+			default: // one that was not taken yet says the same
+			}
+		}
+	}()
+	for _, l := range Lanes() {
+		w := work[l]
+		for len(w.batches)+len(w.journal) > 0 {
+			n, j, size := fits(w, q.o.SegmentBytes-commitRoom)
+			if err := q.writeLane(l, w.batches[:n], w.journal[:j], size); err != nil {
+				return fmt.Errorf("queue: committing to lane %s: %w", l, err)
+			}
+			stored = stored || n > 0
+			w.batches, w.journal = w.batches[n:], w.journal[j:]
+		}
+	}
+	return nil
+}
+
+// fits is how much of a lane's work goes into one transaction.
+func fits(w laneWork, limit int64) (batches, journal int, size int64) {
+	if w.cost <= limit {
+		return len(w.batches), len(w.journal), w.cost
+	}
+	for _, r := range w.batches {
+		if c := cost(len(r.Bytes)); size+c <= limit {
+			batches, size = batches+1, size+c
+			continue
+		}
+		return batches, 0, size
+	}
+	for _, e := range w.journal {
+		c := cost(len(e.entry.Bytes))
+		if size+c > limit {
+			break
+		}
+		journal, size = journal+1, size+c
+	}
+	return batches, journal, size
+}
+
+// maxReleased is how many released ranges ride on one commit; more of them go to meta.
+const maxReleased = 1000
+
+// writeLane writes one transaction to the lane's tail, which it makes or replaces as needed.
+func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size int64) error {
+	t, err := q.tailFor(l, size+commitRoom)
+	if err != nil {
+		return err
+	}
+	ln := &q.lanes[l]
+	q.mu.Lock()
+	head := commitHead{
+		Lane: l, Epoch: t.seg.epoch, Commit: ln.nextCommit, Batches: uint32(len(batches)), Journal: uint32(len(journal)),
+	}
+	ln.nextCommit++ // also when it fails: a number stands for one attempt
+	head.Released = q.takeUnsavedLocked(maxReleased)
+	epochs := map[uint64]uint64{}
+	for _, r := range batches {
+		epochs[r.Seq] = q.epochOfLocked(l, r.Seq)
+	}
+	for _, j := range journal {
+		epochs[j.entry.Seq] = q.epochOfLocked(l, j.entry.Seq)
+	}
+	q.mu.Unlock()
+	err = t.write(&head, func(seq uint64) uint64 { return epochs[seq] }, batches, journal)
+	if err != nil {
+		q.mu.Lock()
+		q.putBackLocked(head.Released)
+		q.mu.Unlock()
+		q.retire(l, err)
+		return err
+	}
+	measureErr := t.seg.measure(&q.mu)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if measureErr != nil {
+		q.log.Warn("queue: size of a segment", "file", t.seg.file(), "err", measureErr)
+	}
+	seg := t.seg
+	seg.last = head.Commit
+	for _, r := range batches {
+		seg.add(&header{Seq: r.Seq, Commit: head.Commit, First: r.First, Last: r.Last, Samples: r.Samples, Length: uint32(len(r.Bytes))}, 0)
+		seg.live++
+		seg.liveBytes += uint64(len(r.Bytes))
+		ln.voidLocked(r.Seq)
+		ln.newest = max(ln.newest, r.Seq)
+		if l == Control && q.hasParent && epochs[r.Seq] == q.epochs[len(q.epochs)-1].Epoch {
+			q.hasParent = false // on disk with the next meta; till then it is only told once more
+		}
+	}
+	for _, j := range journal {
+		seg.journal.Add(Range{First: j.entry.Seq, Last: j.entry.Seq})
+		ln.parts[j.entry.Seq] = j.part + 1
+	}
+	if q.o.Now != nil {
+		q.lastCommit = q.o.Now()
+	}
+	return nil
+}
+
+// voidLocked forgets the journal entries of a seq.
+func (l *lane) voidLocked(seq uint64) {
+	if _, ok := l.parts[seq]; !ok {
+		return
+	}
+	delete(l.parts, seq)
+	for _, s := range l.segments {
+		s.journal.Remove(Range{First: seq, Last: seq})
+	}
+}
+
+// tailFor gives the lane's tail with room for need bytes.
+func (q *Queue) tailFor(l Lane, need int64) (*tail, error) {
+	rolled := false
+	if t := q.tails[l]; t != nil {
+		if t.used+need <= q.o.SegmentBytes && len(t.seg.index) < maxBatches {
+			return t, nil
+		}
+		q.closeTail(l, nil)
+		rolled = true
+	}
+	q.mu.Lock()
+	ln := &q.lanes[l]
+	head := segmentHead{
+		Lane: l, Epoch: q.epochs[len(q.epochs)-1].Epoch, Number: ln.nextSegment, First: ln.nextCommit, Generation: q.generation,
+	}
+	ln.nextSegment++
+	q.mu.Unlock()
+	t, err := newTail(q.dir, head, q.o.SegmentBytes)
+	if err != nil {
+		return nil, fmt.Errorf("making segment %s: %w", filepath.Join(l.String(), segmentFile(head.Number)), err)
+	}
+	q.tails[l] = t
+	q.mu.Lock()
+	ln.segments = append(ln.segments, t.seg)
+	q.mu.Unlock()
+	if rolled {
+		// What meta says of closed segments saves reading them at the next Open; it must not fail the commit.
+		if err := q.writeMeta(nil, false); err != nil {
+			q.log.Warn("queue: writing meta", "err", err)
+		}
+	}
+	return t, nil
+}
+
+// closeTail closes a lane's tail; its segment takes no more commits.
+func (q *Queue) closeTail(l Lane, why error) {
+	t := q.tails[l]
+	if t == nil {
+		return
+	}
+	q.tails[l] = nil
+	if err := t.close(why); err != nil {
+		q.log.Warn("queue: closing a segment", "file", t.seg.file(), "err", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.seg.closed = true
+	q.loaded = append(q.loaded, t.seg)
+	q.trimLoadedLocked()
+}
+
+// retire takes a tail out of use after a failed commit: whether that commit is in the file is unknown, and so is what
+// the kernel made of pages it could not write. What was confirmed stays readable. A segment without any is removed.
+func (q *Queue) retire(l Lane, why error) {
+	t := q.tails[l]
+	q.log.Error("queue: commit failed; the segment takes no more", "file", t.seg.file(), "err", why)
+	q.closeTail(l, why)
+	if t.seg.last >= t.seg.first {
+		return
+	}
+	q.mu.Lock()
+	ln := &q.lanes[l]
+	ln.segments = slices.DeleteFunc(ln.segments, func(s *segment) bool { return s == t.seg })
+	q.forgetLocked(t.seg)
+	q.mu.Unlock()
+	if err := os.Remove(t.seg.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		q.log.Warn("queue: removing a segment without a commit", "file", t.seg.file(), "err", err)
+	}
+}
+
+// maxLoaded bounds the indexes in memory, about 100 KB each at the most common sizes.
+const maxLoaded = 6
+
+func (q *Queue) trimLoadedLocked() {
+	for len(q.loaded) > maxLoaded {
+		q.loaded[0].index = nil
+		q.loaded = q.loaded[1:]
+	}
+}
+
+func (q *Queue) forgetLocked(s *segment) {
+	q.loaded = slices.DeleteFunc(q.loaded, func(o *segment) bool { return o == s })
+}
+
+// Stats tells what the queue holds.
+func (q *Queue) Stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	st := Stats{Lanes: map[Lane]LaneStats{}, Damaged: q.damaged, LastCommit: q.lastCommit}
+	for _, l := range Lanes() {
+		ln := &q.lanes[l]
+		s := LaneStats{Newest: ln.newest, Next: ln.next, Segments: len(ln.segments)}
+		for _, seg := range ln.segments {
+			s.Batches += seg.live
+			s.Bytes += seg.liveBytes
+			st.DiskBytes += seg.disk
+			if seg.live == 0 {
+				continue
+			}
+			if seq, ok := seg.stored.NextOutside(0, ln.released); ok && (s.Oldest == 0 || seq < s.Oldest) {
+				s.Oldest = seq
+			}
+		}
+		st.Lanes[l] = s
+	}
+	return st
+}
