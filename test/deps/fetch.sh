@@ -24,6 +24,7 @@ spec() {
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
+    kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
     cantools)     echo "pip cantools==45.1.0" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     shellcheck)   echo "closure shellcheck" ;;

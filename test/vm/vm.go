@@ -1,5 +1,5 @@
 // Package vm runs a command under a kernel that has CAN, for tests on machines whose own kernel has none: Debian's
-// User-Mode Linux, one process on the host's file tree, or Debian's arm64 kernel under full emulation. Both boot the
+// User-Mode Linux, one process on the host's file tree, or Debian's ARM kernels under full emulation. All boot the
 // same process 1 (guest/), which makes vcan interfaces that carry classic and FD frames, and powers off afterwards.
 //
 // A boot that does not get to the command fails the test and shows the console; there is nothing to skip by then. The

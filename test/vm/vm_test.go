@@ -54,11 +54,11 @@ func TestAMachineThatDoesNotGetToItsCommandIsAnError(t *testing.T) {
 	}
 }
 
-// The tests of package can that want a real bus: those with Vcan in their name.
+// The tests of package can that want a real bus: those named TestVcan….
 func TestCANOnVcan(t *testing.T) {
 	binary := Build(t, "amd64", "test", "./can")
 	r := Run(t, Job{
-		Command: []string{binary, "-test.v", "-test.run", "Vcan"}, Dir: filepath.Join(deps.Root(t), "can"),
+		Command: []string{binary, "-test.v", "-test.run", "^TestVcan"}, Dir: filepath.Join(deps.Root(t), "can"),
 		Env: []string{"WAYBILL_VM=1", "WAYBILL_TESTDATA=" + deps.Testdata(t)}, Timeout: 5 * time.Minute,
 	})
 	requireTests(t, r)

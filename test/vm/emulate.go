@@ -10,17 +10,32 @@ import (
 	"github.com/waybill-telematics/waybill/test/deps"
 )
 
-// RunARM64 boots Debian's arm64 kernel under full emulation (two Cortex-A53) and runs the job there. The guest has no
-// file tree but Files: paths in the guest, and the host's files that stand there.
-func RunARM64(t testing.TB, j Job, files map[string]string) Result {
+// machine is how a GOARCH is emulated as a whole computer.
+type machine struct {
+	group, program string   // of fetch.sh: the kernel; and qemu
+	args           []string // a CPU of the kind that head units have
+}
+
+var machines = map[string]machine{
+	"arm64": {"kernel-arm64", "qemu-system-aarch64", []string{"-M", "virt", "-cpu", "cortex-a53", "-smp", "2"}},
+	"arm":   {"kernel-armhf", "qemu-system-arm", []string{"-M", "virt", "-cpu", "cortex-a7", "-smp", "2"}},
+}
+
+// Emulate boots Debian's kernel for a GOARCH (arm64, or arm for armv7) under full emulation and runs the job there. The
+// guest has no file tree but files: paths in the guest, and the host's files that stand there.
+func Emulate(t testing.TB, goarch string, j Job, files map[string]string) Result {
 	t.Helper()
-	kernel := deps.Folder(t, "kernel-arm64")
+	m, ok := machines[goarch]
+	if !ok {
+		t.Fatalf("no machine for GOARCH=%s", goarch)
+	}
+	kernel := deps.Folder(t, m.group)
 	images, _ := filepath.Glob(filepath.Join(kernel, "boot/vmlinuz-*"))
 	if len(images) != 1 {
 		t.Fatalf("%d kernels in %s", len(images), kernel)
 	}
 	dir := t.TempDir()
-	all := map[string]string{"/init": BuildGuest(t, "arm64"), "/job.json": filepath.Join(dir, "job.json")}
+	all := map[string]string{"/init": BuildGuest(t, goarch), "/job.json": filepath.Join(dir, "job.json")}
 	for path, source := range files {
 		all[path] = source
 	}
@@ -36,10 +51,9 @@ func RunARM64(t testing.TB, j Job, files map[string]string) Result {
 	if err := writeInitrd(initrd, all); err != nil {
 		t.Fatal(err)
 	}
-	cmd := deps.Program(t, "qemu-system", "qemu-system-aarch64",
-		"-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", fmt.Sprint(j.memory()), "-nic", "none", "-nographic",
-		"-monitor", "none", "-serial", "stdio", "-no-reboot", "-kernel", images[0], "-initrd", initrd,
-		"-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init waybill.job=/job.json")
+	cmd := deps.Program(t, "qemu-system", m.program, append(m.args,
+		"-m", fmt.Sprint(j.memory()), "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", images[0], "-initrd", initrd, "-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init waybill.job=/job.json")...)
 	r, err := boot(cmd, guest)
 	if err != nil {
 		t.Fatal(err)
