@@ -2,8 +2,10 @@ package telemetrypb
 
 import (
 	"cmp"
+	"errors"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,16 +44,14 @@ func roundTrip(t testing.TB, samples []Sample) []byte {
 }
 
 // column is samples of one signal at a steady 10 ms.
-func column(signal uint32, n int, make func(i int) Sample) []Sample {
-	out := strip(n)
+func column(signal uint32, n int, of func(i int) Sample) []Sample {
+	out := make([]Sample, n)
 	for i := range out {
-		out[i] = make(i)
+		out[i] = of(i)
 		out[i].Signal, out[i].Time = signal, 1e12+int64(i)*1e7
 	}
 	return out
 }
-
-func strip(n int) []Sample { return make([]Sample, n) }
 
 func intsOf(values ...int64) []Sample {
 	return column(3, len(values), func(i int) Sample { return IntSample(0, 0, values[i]) })
@@ -95,6 +95,10 @@ func TestColumnsRoundTrip(t *testing.T) {
 		"times back":     timesOf(9e9, 8e9, 7e9, 20e9, math.MinInt64, math.MaxInt64, 0, -1),
 		"times in s":     timesOf(1e9, 2e9, 3e9, 5e9, 4e9, -7e9),
 		"times at limit": timesOf(math.MaxInt64/1e9*1e9, math.MinInt64/1e9*1e9, math.MaxInt64/1e9*1e9),
+		"mixed kinds": {IntSample(1, 5, -1), StringSample(1, 4, "x"), FloatSample(1, 3, math.NaN()), UintSample(1, 2, 1<<63),
+			IntSample(1, 1, 7), StringSample(1, 4, ""), IntSample(2, 1, 1), StringSample(3, 9, "x"), UintSample(3, 9, 1)},
+		"interleaved": interleaved(random, 70, 65536),
+		"sparse ids":  interleaved(random, 1<<30, 3000),
 		"units differ": slices.Concat(timesOf(1e9, 2e9), column(2, 9, func(i int) Sample { return IntSample(0, 0, 1) }),
 			[]Sample{IntSample(7, 1, 1), IntSample(8, 3e9, 1), IntSample(9, 1, 1), IntSample(6, 3e9, 1)}),
 	}
@@ -104,4 +108,266 @@ func TestColumnsRoundTrip(t *testing.T) {
 			t.Logf("%d samples in %d bytes", len(samples), len(body))
 		})
 	}
+}
+
+// interleaved is samples of all kinds as they come from several buses: signals in any order, some of them at the same times.
+func interleaved(random *rand.Rand, ids, n int) []Sample {
+	out := make([]Sample, n)
+	for i := range out {
+		s := Sample{Signal: 1 + uint32(random.IntN(ids)), Time: int64(i/8)*1e6 + int64(random.IntN(2)), Bits: random.Uint64() >> random.IntN(64)}
+		switch random.IntN(30) {
+		case 0:
+			s.Kind, s.Bits = KindString, 0
+			s.Str = strconv.Itoa(random.IntN(5))
+		case 1:
+			s.Kind = KindUint
+		case 2, 3:
+			s.Kind = KindFloat
+		default:
+			s.Kind = KindInt
+		}
+		out[i] = s
+	}
+	return out
+}
+
+// Signals of one message share their times: a second signal costs its values alone, wherever the first stands.
+func TestColumnsShareTimes(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	times := make([]int64, 500)
+	for i := range times {
+		times[i] = int64(i)*1e7 + random.Int64N(1e6)
+	}
+	of := func(ids ...uint32) (out []Sample) {
+		for _, at := range times {
+			for _, id := range ids {
+				out = append(out, IntSample(id, at, 1))
+			}
+		}
+		return out
+	}
+	one := len(roundTrip(t, of(1)))
+	other := column(2, 500, func(int) Sample { return IntSample(0, 0, 1) })
+	apart := len(roundTrip(t, slices.Concat(of(1), other)))
+	if both := len(roundTrip(t, slices.Concat(of(1, 3), other))); both > apart+4 {
+		t.Errorf("times of %d bytes alone; with another column %d, and shared across it %d", one, apart, both)
+	}
+	if hundred := len(roundTrip(t, of(slices.Collect(func(yield func(uint32) bool) {
+		for id := range uint32(100) {
+			if !yield(id + 1) {
+				return
+			}
+		}
+	})...))); hundred > one+99*4 {
+		t.Errorf("one column %d bytes, a hundred of the same times %d", one, hundred)
+	}
+}
+
+// What the columns promise of size, on columns whose least size is known.
+func TestColumnsAreSmall(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for _, c := range []struct {
+		name    string
+		samples []Sample
+		most    int
+	}{
+		{"constant", column(1, 10000, func(int) Sample { return IntSample(0, 0, 1<<40) }), 64},
+		{"counter", column(1, 10000, func(i int) Sample { return UintSample(0, 0, uint64(i)*3) }), 64},
+		{"one bit of noise", column(1, 10000, func(int) Sample { return IntSample(0, 0, 1000+random.Int64N(2)) }), 10000*3/2/8 + 100},
+		{"ten bits of noise", column(1, 10000, func(int) Sample { return IntSample(0, 0, random.Int64N(1024)) }), 10000*11/8 + 64},
+		{"64 bits of noise", column(1, 10000, func(int) Sample { return UintSample(0, 0, random.Uint64()) }), 10000*69/8 + 64},
+		{"noise of 32-bit floats", column(1, 10000, func(int) Sample { return FloatSample(0, 0, float64(random.Float32())) }), 10000*4 + 64},
+		{"tenths", column(1, 10000, func(i int) Sample { return FloatSample(0, 0, float64(i%128)/10) }), 10000*9/8 + 64},
+	} {
+		if n := len(roundTrip(t, c.samples)); n > c.most {
+			t.Errorf("%s: %d bytes for %d samples, want at most %d", c.name, n, len(c.samples), c.most)
+		}
+	}
+}
+
+func TestColumnsRefuseWhatHasNoPlace(t *testing.T) {
+	for name, samples := range map[string][]Sample{
+		"signal 0": {{Kind: KindInt}},
+		"no kind":  {{Signal: 1}},
+		"kind 5":   {{Signal: 1, Kind: kindMixed}},
+		"too many": make([]Sample, MaxSamples+1),
+	} {
+		dst := []byte("kept")
+		out, err := AppendSamples(dst, samples)
+		if err == nil || string(out) != "kept" {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
+	}
+}
+
+// A body that claims much is refused without the memory that it claims.
+func TestColumnsBounds(t *testing.T) {
+	claim := func(write func(w *bitWriter)) []byte {
+		w := bitWriter{buf: []byte{columnsVersion}}
+		write(&w)
+		return append(w.finish(), make([]byte, 20)...)
+	}
+	cases := map[string][]byte{
+		"10^9 columns": claim(func(w *bitWriter) { w.putGolomb(1e9, orderColumns) }),
+		"10^9 times": claim(func(w *bitWriter) {
+			w.putGolomb(1, orderColumns)
+			w.putGolomb(0, orderID)
+			w.putGolomb(timesNew, orderTimes)
+			w.putGolomb(1e9, orderCount)
+		}),
+		"10^5 times": claim(func(w *bitWriter) {
+			w.putGolomb(1, orderColumns)
+			w.putGolomb(0, orderID)
+			w.putGolomb(timesNew, orderTimes)
+			w.putGolomb(1e5, orderCount)
+		}),
+		"a text of 10^9 bytes": claim(func(w *bitWriter) {
+			w.putGolomb(1, orderColumns)
+			w.putGolomb(0, orderID)
+			w.putGolomb(timesNew, orderTimes)
+			w.putGolomb(0, orderCount)
+			w.putBit(true)
+			w.put(uint64(predictConstant), 3)
+			w.putSigned(0, orderFirst)
+			w.putBit(false)
+			w.put(uint64(KindString), 3)
+			w.putGolomb(0, orderStrings)
+			w.putGolomb(1e9, orderLength)
+		}),
+		"constant times": claim(func(w *bitWriter) {
+			w.putGolomb(1, orderColumns)
+			w.putGolomb(0, orderID)
+			w.putGolomb(timesNew, orderTimes)
+			w.putGolomb(100, orderCount)
+			w.putBit(true)
+			w.put(uint64(predictConstant), 3)
+			w.putSigned(0, orderFirst)
+			w.putBit(true)
+			w.put(uint64(predictConstant), 3)
+			w.putSigned(0, orderFirst)
+		}),
+	}
+	for name, body := range cases {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		out, err := DecodeSamples(nil, body)
+		runtime.ReadMemStats(&after)
+		if err == nil || !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: %d samples, %v", name, len(out), err)
+		}
+		if spent := after.TotalAlloc - before.TotalAlloc; spent > 64<<10 {
+			t.Errorf("%s: %d bytes allocated to refuse %d", name, spent, len(body))
+		}
+	}
+
+	// More samples than a batch may hold, honestly encoded: 1,025 constant columns over one column of 1,024 times.
+	var samples []Sample
+	for id := range uint32(1024) {
+		samples = append(samples, column(id+1, 1024, func(int) Sample { return IntSample(0, 0, 0) })...)
+	}
+	body := roundTrip(t, samples) // exactly MaxSamples is fine
+	if _, err := decodeSamples(nil, body, MaxSamples-1); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("one sample above the limit: %v", err)
+	}
+}
+
+// A decoder gives dst back as it was when the body is broken anywhere.
+func TestColumnsCutOff(t *testing.T) {
+	body, err := AppendSamples(nil, interleaved(rand.New(rand.NewPCG(7, 8)), 9, 200))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := []Sample{IntSample(9, 9, 9)}
+	for n := range body {
+		out, err := DecodeSamples(kept, body[:n])
+		if err == nil || len(out) != 1 || out[0] != kept[0] {
+			t.Fatalf("%d of %d bytes: %d samples, %v", n, len(body), len(out), err)
+		}
+	}
+	for _, tail := range []string{"\x00", "\x01"} {
+		if _, err := DecodeSamples(nil, append(slices.Clone(body), tail...)); err == nil {
+			t.Errorf("a byte %x after the body is not noticed", tail)
+		}
+	}
+}
+
+func TestEncoderAllocatesNothing(t *testing.T) {
+	samples := interleaved(rand.New(rand.NewPCG(9, 10)), 40, 4000)
+	e, head := new(Encoder), exampleHead()
+	var batch []byte
+	seal := func() {
+		var err error
+		if batch, err = e.AppendBatch(batch[:0], head, samples); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal()
+	if n := testing.AllocsPerRun(20, seal); n != 0 {
+		t.Errorf("%v allocations a batch", n)
+	}
+	view, err := OpenBatch(batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := view.Samples(nil)
+	if err != nil || !slices.Equal(got, bySignal(samples)) {
+		t.Errorf("the last batch of a reused encoder holds something else (%v)", err)
+	}
+}
+
+// samplesOf makes samples of any bytes, few signals and all kinds among them.
+func samplesOf(data []byte) (out []Sample) {
+	next := func(n int) (v uint64) {
+		for range min(n, len(data)) {
+			v, data = v<<8|uint64(data[0]), data[1:]
+		}
+		return v
+	}
+	at := int64(0)
+	for len(data) > 0 {
+		op := next(1)
+		s := Sample{Signal: 1 + uint32(op&3), Kind: KindInt + Kind(op>>2&3)}
+		if op>>4&1 == 1 {
+			at = int64(next(8))
+		} else {
+			at += int64(next(1)) * 1e6
+		}
+		s.Time = at
+		if s.Kind == KindString {
+			n := min(int(next(1)&7), len(data))
+			s.Str, data = string(data[:n]), data[n:]
+		} else {
+			s.Bits = next(1 << (op >> 5 & 3))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func FuzzColumnsRoundTrip(f *testing.F) {
+	f.Add([]byte("\x00\x01\x05\x00\x01\x06\x00\x01\x07"))
+	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
+	f.Add([]byte("a time of any bits, and a text or two: \x0c\x01\x03abc\x1c\x80\x00\x00\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) { roundTrip(t, samplesOf(data)) })
+}
+
+// FuzzDecodeSamples: any bytes are decoded or refused, and what is decoded can be written again.
+func FuzzDecodeSamples(f *testing.F) {
+	for _, samples := range [][]Sample{nil, exampleSamples(), interleaved(rand.New(rand.NewPCG(1, 1)), 5, 300)} {
+		body, err := AppendSamples(nil, samples)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		samples, err := decodeSamples(nil, body, 1<<14)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+				t.Fatalf("an error of no kind: %v", err)
+			}
+			return
+		}
+		roundTrip(t, samples)
+	})
 }
