@@ -1,0 +1,144 @@
+package telemetrypb
+
+import (
+	"math"
+	"math/big"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	second = int64(1e9)
+	noon   = int64(1_790_000_000) * second
+)
+
+func TestWallTime(t *testing.T) {
+	gps, ntp, system := TimeSource_TIME_SOURCE_GPS, TimeSource_TIME_SOURCE_NTP, TimeSource_TIME_SOURCE_SYSTEM
+	one := &ClockRecord{Anchors: []*Anchor{{BootNs: 100 * second, UnixNs: noon, UncertaintyNs: 10, Source: gps}}}
+	// A crystal that is 20 ppm slow: 1,000 s of it are 1,000.02 s.
+	two := &ClockRecord{Anchors: []*Anchor{
+		{BootNs: 100 * second, UnixNs: noon, UncertaintyNs: 10, Source: gps},
+		{BootNs: 1100 * second, UnixNs: noon + 1000*second + 20_000_000, UncertaintyNs: 50, Source: ntp},
+	}}
+	// A suspend between 1,100 and 5,000 s.
+	suspended := &ClockRecord{Anchors: append([]*Anchor{}, append(two.Anchors,
+		&Anchor{BootNs: 5000 * second, UnixNs: noon + 7000*second, UncertaintyNs: 20, Source: gps, NewPiece: true},
+		&Anchor{BootNs: 6000 * second, UnixNs: noon + 8000*second, UncertaintyNs: 20, Source: gps})...)}
+	// An unset clock, then a fix an hour later.
+	repaired := &ClockRecord{Anchors: []*Anchor{
+		{BootNs: 1 * second, UnixNs: 5 * second, UncertaintyNs: 1e15, Source: system},
+		{BootNs: 3600 * second, UnixNs: noon, UncertaintyNs: 100, Source: gps, NewPiece: true},
+	}}
+	for _, c := range []struct {
+		name        string
+		record      *ClockRecord
+		at          int64
+		unix        int64
+		uncertainty uint64
+		source      TimeSource
+	}{
+		{"at its anchor", one, 100 * second, noon, 10, gps},
+		{"1,000 s later", one, 1100 * second, noon + 1000*second, 10 + 50_000_000, gps},
+		{"100 s before", one, 0, noon - 100*second, 10 + 5_000_000, gps},
+		{"half way", two, 600 * second, noon + 500*second + 10_000_000, 50, ntp},
+		{"at the first", two, 100 * second, noon, 10, gps},
+		{"at the last", two, 1100 * second, noon + 1000*second + 20_000_000, 50, ntp},
+		{"after the last", two, 1200 * second, noon + 1100*second + 20_000_000, 50 + 5_000_000, ntp},
+		{"before the suspend", suspended, 600 * second, noon + 500*second + 10_000_000, 50, ntp},
+		{"soon after the last before it", suspended, 1200 * second, noon + 1100*second + 20_000_000, 50 + 5_000_000, ntp},
+		{"shortly before the first after it", suspended, 4900 * second, noon + 6900*second, 20 + 5_000_000, gps},
+		{"after the suspend", suspended, 5500 * second, noon + 7500*second, 20, gps},
+		{"the hour before the fix", repaired, 2 * second, noon - 3598*second, 100 + 3598*50_000, gps},
+		{"far away", one, math.MinInt64, math.MinInt64 + noon - 100*second, 10 + (1<<63+uint64(100*second))/20000, gps},
+		{"two bounds", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000), NotAfterUnixNs: proto.Int64(2001)}, 100, 1550, 451, TimeSource_TIME_SOURCE_NEIGHBOUR},
+		{"one bound", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"bounds crossed", &ClockRecord{NotBeforeUnixNs: proto.Int64(3000), NotAfterUnixNs: proto.Int64(2000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"nothing", &ClockRecord{}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"no record", nil, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+	} {
+		unix, uncertainty, source := c.record.WallTime(c.at)
+		if unix != c.unix || uncertainty != c.uncertainty || source != c.source {
+			t.Errorf("%s: %d ± %d %v, want %d ± %d %v", c.name, unix, uncertainty, source, c.unix, c.uncertainty, c.source)
+		}
+	}
+}
+
+// Interpolation is exact: math/big says what it should be.
+func TestWallTimeInterpolatesExactly(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		span := 1 + random.Int64N(1<<uint(1+random.IntN(50)))
+		a := &Anchor{BootNs: random.Int64N(1 << 50), UnixNs: noon + random.Int64N(1<<40)}
+		b := &Anchor{BootNs: a.BootNs + span, UnixNs: a.UnixNs + span + random.Int64N(1<<30) - 1<<29}
+		into := random.Int64N(span)
+		got, _, _ := (&ClockRecord{Anchors: []*Anchor{a, b}}).WallTime(a.BootNs + into)
+		gain := big.NewInt(b.UnixNs - a.UnixNs - span)
+		want := gain.Mul(gain, big.NewInt(into))
+		want = want.Quo(want, big.NewInt(span))
+		want = want.Add(want, big.NewInt(a.UnixNs+into))
+		if !want.IsInt64() || got != want.Int64() {
+			t.Fatalf("%v + %d: %d, want %v", a, into, got, want)
+		}
+	}
+}
+
+// Anchors come from foreign bytes: no order or size of them may panic.
+func FuzzWallTime(f *testing.F) {
+	f.Add(int64(1), int64(2), int64(3), int64(4), int64(5), int64(6), int64(2), uint64(9), false)
+	f.Add(int64(math.MinInt64), int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MinInt64), int64(0), int64(-1), int64(0), uint64(math.MaxUint64), true)
+	f.Fuzz(func(t *testing.T, a, ua, b, ub, c, uc, at int64, doubt uint64, piece bool) {
+		r := &ClockRecord{Anchors: []*Anchor{{BootNs: a, UnixNs: ua, UncertaintyNs: doubt}, {BootNs: b, UnixNs: ub, NewPiece: piece}, {BootNs: c, UnixNs: uc}, nil}}
+		r.WallTime(at)
+		r.Anchors = r.Anchors[:3]
+		unix, _, _ := r.WallTime(a)
+		if !piece && a < b && b < c && a == at && unix != ua {
+			t.Errorf("at an anchor: %d, want %d", unix, ua)
+		}
+	})
+}
+
+func TestTopic(t *testing.T) {
+	if got := Topic("acme", "car-7", TopicLane(Lane_LANE_TELEMETRY)); got != "wb1/acme/car-7/up/telemetry" {
+		t.Error(got)
+	}
+	for _, rest := range []string{TopicStatus, TopicResult, TopicReceipt, TopicCommand, TopicCampaign, TopicLane(Lane_LANE_RAW)} {
+		tenant, device, got, err := ParseTopic(Topic("acme", "käfer", rest))
+		if tenant != "acme" || device != "käfer" || got != rest || err != nil {
+			t.Errorf("%s: %s %s %s %v", rest, tenant, device, got, err)
+		}
+	}
+	for _, topic := range []string{"", "wb1", "wb1/a/b", "wb1/a/b/", "wb2/a/b/up/raw", "wb1//b/up/raw", "wb1/a//up/raw", "wb1/a/+/up/raw", "/wb1/a/b/up/raw"} {
+		if _, _, _, err := ParseTopic(topic); err == nil {
+			t.Errorf("topic %q was taken", topic)
+		}
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a", "WBX-0001_7", "käfer", strings.Repeat("x", MaxName)} {
+		if err := CheckName("device", name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", "a/b", "a+", "#", "a.b", "a b", "a\x00", "a\n", "a\u0085", "a\xff", strings.Repeat("x", MaxName+1)} {
+		if err := CheckName("device", name); err == nil || !strings.HasPrefix(err.Error(), "device ") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestLaneNames(t *testing.T) {
+	for l := Lane_LANE_CONTROL; l <= Lane_LANE_RAW; l++ {
+		if got, err := ParseLane(LaneName(l)); got != l || err != nil {
+			t.Errorf("lane %d: %d, %v", l, got, err)
+		}
+	}
+	for _, name := range []string{"", "Telemetry", "lane0"} {
+		if _, err := ParseLane(name); err == nil {
+			t.Errorf("lane %q was taken", name)
+		}
+	}
+}
