@@ -21,6 +21,7 @@ type Sealed struct {
 type Journal struct {
 	Lane      telemetrypb.Lane
 	Seq       uint64
+	Epoch     uint64 // where Seq was reserved, which is an older one after a new epoch began; 0: the queue's
 	BootID    [16]byte
 	BootCount uint32
 	Catalogue [16]byte // short hash

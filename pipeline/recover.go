@@ -8,8 +8,9 @@ import (
 )
 
 type batchKey struct {
-	lane telemetrypb.Lane
-	seq  uint64
+	epoch uint64
+	lane  telemetrypb.Lane
+	seq   uint64
 }
 
 // recovered is a batch as far as its journal entries tell.
@@ -26,7 +27,7 @@ type part struct {
 }
 
 // Recover seals what a crash left in the journal, before Run: the entries of one (lane, seq) become one batch under
-// that very seq, with the boot id and the catalogue that the entries name. What does not fit into it goes under the
+// that very epoch and seq, with the boot id and the catalogue that the entries name. What does not fit into it goes under the
 // next free seq in the same commit. An entry that cannot be read is entered in the ledger by its seq, and the batch
 // is sealed with what the others hold, empty if need be, so that the seq is settled. When the commit fails the
 // batches are kept and Run tries again.
@@ -41,11 +42,15 @@ func (p *Pipeline) Recover(entries []Journal) error {
 		if e.Lane < telemetrypb.Lane_LANE_EVENT || e.Lane > telemetrypb.Lane_LANE_RAW || e.Seq == 0 {
 			return fmt.Errorf("pipeline: a journal entry of lane %d, seq %d is not one of ours", e.Lane, e.Seq)
 		}
-		key := batchKey{e.Lane, e.Seq}
+		epoch := e.Epoch
+		if epoch == 0 {
+			epoch = p.epoch
+		}
+		key := batchKey{epoch, e.Lane, e.Seq}
 		r := found[key]
 		if r == nil {
 			r = &recovered{head: telemetrypb.Head{
-				Tenant: p.o.Tenant, Device: p.o.Device, Epoch: p.epoch, Lane: e.Lane, Seq: e.Seq,
+				Tenant: p.o.Tenant, Device: p.o.Device, Epoch: epoch, Lane: e.Lane, Seq: e.Seq,
 				BootID: e.BootID, BootCount: e.BootCount, Catalogue: e.Catalogue,
 			}}
 			found[key] = r
@@ -100,7 +105,7 @@ func (p *Pipeline) sealRecovered(r *recovered) {
 	}
 	for first := true; first || len(samples) > 0; first = false {
 		if !first {
-			r.head.Seq = p.queue.Reserve(r.head.Lane)
+			r.head.Epoch, r.head.Seq = p.epoch, p.queue.Reserve(r.head.Lane)
 		}
 		bytes, n, err := p.encode(&r.head, samples)
 		if err != nil {

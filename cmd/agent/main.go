@@ -73,6 +73,6 @@ func rootCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	root.AddCommand(canCommand(), gpsCommand(), batchCommand(), queueCommand())
+	root.AddCommand(runCommand(), checkCommand(), versionCommand(), canCommand(), gpsCommand(), batchCommand(), queueCommand())
 	return root
 }

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+func checkCommand() *cobra.Command {
+	var file string
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "check -c FILE",
+		Short: "Say what is wrong with a configuration, and what it would collect",
+		Long: `Reads the configuration and everything that it names, as run would, and starts nothing. Every problem is printed as
+FILE:LINE: key: what is wrong; what to do. Exit code 0: good; 1: it cannot be used.`,
+		Example: "  waybill-agent check -c /etc/waybill/agent.yaml --signals",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, v, err := load(file)
+			if err != nil {
+				return err
+			}
+			for _, w := range v.warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), w)
+			}
+			out := cmd.OutOrStdout()
+			if list {
+				for _, signal := range v.selection.Catalogue().Signals {
+					line := struct {
+						ID   uint32 `json:"id"`
+						Name string `json:"name"`
+						Unit string `json:"unit,omitempty"`
+						Type string `json:"type"`
+					}{signal.Id, signal.Name, signal.Unit, typeName(signal.Type)}
+					if err := json.NewEncoder(out).Encode(line); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			hash := v.selection.Hash()
+			_, err = fmt.Fprintf(out, "%s: good: device %s, %d CAN buses, %d receivers, %d signals of %d, %d rules, catalogue %x\n",
+				file, s.Device, len(s.CAN), len(s.GPS), v.selection.Len()-1, v.available, len(s.Rules), hash[:8])
+			return err
+		},
+	}
+	configFlag(cmd, &file)
+	cmd.Flags().BoolVar(&list, "signals", false, "list the signals that are collected, one JSON object a line")
+	return cmd
+}
+
+func typeName(t telemetrypb.ValueType) string {
+	switch t {
+	case telemetrypb.ValueType_VALUE_TYPE_INT:
+		return "int"
+	case telemetrypb.ValueType_VALUE_TYPE_UINT:
+		return "uint"
+	case telemetrypb.ValueType_VALUE_TYPE_FLOAT:
+		return "float"
+	case telemetrypb.ValueType_VALUE_TYPE_STRING:
+		return "string"
+	}
+	return "unknown"
+}

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/waybill-telematics/waybill/buffer"
+	"github.com/waybill-telematics/waybill/firmware"
+	"github.com/waybill-telematics/waybill/internal/alarm"
+	"github.com/waybill-telematics/waybill/internal/clock"
+	"github.com/waybill-telematics/waybill/pipeline"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+	"github.com/waybill-telematics/waybill/uplink"
+)
+
+func runCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "run -c FILE",
+		Short: "Collect, keep and deliver, until told to stop",
+		Long: `Reads the buses and receivers of the configuration, keeps every chosen sample in the queue, and delivers it to the
+broker. Ends on SIGTERM or SIGINT: readers stop, what is in flight is committed, the queue is drained for at most
+uplink.drain, the rest waits on disk. A second signal ends it at once. With replays only, it ends by itself when they
+are read and delivered.`,
+		Example: "  waybill-agent run -c /etc/waybill/agent.yaml",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, v, err := load(file)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
+			defer stop()
+			context.AfterFunc(ctx, stop) // from then on a signal ends the process
+			return runAgent(ctx, s, v, s.logger(os.Stderr))
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "config", "c", "/etc/waybill/agent.yaml", "configuration file")
+}
+
+// agent is one run of the vehicle side.
+type agent struct {
+	settings *settings
+	vehicle  *vehicle
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+	clock    clock.Clock
+	logClock *clock.Log // set when replays are the clock
+	keeper   *clock.Keeper
+	boot     boot
+	alarms   *alarm.Board
+	queue    *buffer.Queue
+	pipe     *pipeline.Pipeline
+	uplink   *uplink.Uplink // nil: record only
+	damage   *damageLedger
+}
+
+// runAgent wires the packages, runs them, and stops them in the order in which data flows.
+func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (err error) {
+	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{}}
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if s.LogTime {
+		a.logClock = &clock.Log{}
+		a.clock = a.logClock
+	}
+	a.alarms = alarm.NewBoard(a.clock.Boot, log)
+	if err := a.openQueue(); err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := a.queue.Close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("closing the queue: %w", closeErr))
+		}
+	}()
+	if err := a.openPipeline(); err != nil {
+		return err
+	}
+	if err := a.openUplink(); err != nil {
+		return err
+	}
+	readers := a.readers()
+	stopPage, err := a.servePage()
+	if err != nil {
+		return err
+	}
+	defer stopPage()
+	for _, w := range v.warnings {
+		log.Warn("DBC", "at", w)
+	}
+	log.Info("running", "version", firmware.Current().Version, "device", s.Device, "epoch", fmt.Sprintf("%016x", a.queue.Epoch()),
+		"boot", clock.FormatBootID(a.boot.ID), "boots", a.boot.Count, "signals", v.selection.Len(), "of", v.available)
+	return a.runTasks(ctx, readers)
+}
+
+// runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to.
+func (a *agent) runTasks(ctx context.Context, readers []reader) error {
+	var (
+		failed      = make(chan error, len(readers)+3)
+		readerCtx   = newStage(ctx)
+		clockStage  = newStage(context.WithoutCancel(ctx))
+		pipeStage   = newStage(context.WithoutCancel(ctx))
+		uplinkStage = newStage(context.WithoutCancel(ctx))
+	)
+	for _, r := range readers {
+		readerCtx.start(failed, r.name, r.run)
+	}
+	if a.logClock == nil {
+		clockStage.start(failed, "clock", a.watchClock)
+	}
+	pipeStage.start(failed, "pipeline", a.pipe.Run)
+	if a.uplink != nil {
+		uplinkStage.start(failed, "uplink", a.uplink.Run)
+	}
+	a.notify(daemon.SdNotifyReady)
+
+	var cause error
+	select {
+	case <-ctx.Done():
+		a.log.Info("stopping: told to")
+	case cause = <-failed:
+		a.log.Error("stopping: a task failed", "error", cause)
+	case <-readerCtx.ended():
+		a.log.Info("stopping: everything is read")
+	}
+	a.notify(daemon.SdNotifyStopping)
+	readerCtx.stop()
+	clockStage.stop()
+	pipeStage.stop()
+	if a.uplink != nil {
+		a.drain(ctx)
+	}
+	uplinkStage.stop()
+	for {
+		select {
+		case err := <-failed:
+			cause = errors.Join(cause, err)
+		default:
+			a.log.Info("stopped", "left", a.depth())
+			return cause
+		}
+	}
+}
+
+// drain delivers what is queued: without a bound after a replay, which has all the time there is, else for at most
+// the configured time.
+func (a *agent) drain(ctx context.Context) {
+	bound := ctx
+	if !a.replaysOnly() || ctx.Err() != nil {
+		var cancel context.CancelFunc
+		bound, cancel = context.WithTimeout(context.WithoutCancel(ctx), a.settings.Uplink.Drain)
+		defer cancel()
+	}
+	if err := a.uplink.Drain(bound); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		a.log.Warn("drain", "error", err)
+	}
+	if err := a.queue.Sync(); err != nil {
+		a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
+	}
+}
+
+// stage is a group of tasks that end together.
+type stage struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+}
+
+func newStage(parent context.Context) *stage {
+	s := &stage{}
+	s.ctx, s.cancel = context.WithCancel(parent)
+	return s
+}
+
+func (s *stage) start(failed chan<- error, name string, run func(context.Context) error) {
+	s.tasks.Go(func() {
+		if err := run(s.ctx); err != nil && s.ctx.Err() == nil {
+			failed <- fmt.Errorf("%s: %w", name, err)
+		}
+	})
+}
+
+// stop cancels the tasks and waits for them.
+func (s *stage) stop() {
+	s.cancel()
+	s.tasks.Wait()
+}
+
+// ended is closed when every task has ended by itself. It is for a stage with at least one task.
+func (s *stage) ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		s.tasks.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// openQueue takes the data folder: its lock, the queue, and the number of this boot.
+func (a *agent) openQueue() error {
+	s := a.settings
+	if err := os.MkdirAll(s.DataDir, 0o750); err != nil {
+		return fmt.Errorf("data_dir: %w; make it writable for the user that runs the agent", err)
+	}
+	var err error
+	a.queue, err = buffer.Open(filepath.Join(s.DataDir, "queue"), buffer.Options{
+		SegmentBytes: s.SegmentBytes,
+		MaxBytes:     s.MaxBytes,
+		LockTimeout:  2 * time.Second,
+		Rand:         rand.Reader,
+		Now:          time.Now,
+		Log:          a.log,
+		Metrics:      a.metrics,
+		OnDamage:     a.damage.add,
+	})
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	id, err := a.bootID()
+	if err != nil {
+		return errors.Join(err, a.queue.Close())
+	}
+	var warning error
+	a.boot, warning, err = nextBoot(s.DataDir, id)
+	if err != nil {
+		return errors.Join(fmt.Errorf("counting boots: %w", err), a.queue.Close())
+	}
+	if warning != nil {
+		a.log.Warn("boot count", "error", warning)
+	}
+	a.keeper = clock.NewKeeper(a.boot.ID, a.boot.Count)
+	return nil
+}
+
+// bootID is the kernel's, or a made-up one for a replay, whose time is its own.
+func (a *agent) bootID() (id [16]byte, err error) {
+	if a.logClock != nil {
+		_, err = rand.Read(id[:])
+		return id, err
+	}
+	return clock.BootID()
+}
+
+func (a *agent) openPipeline() error {
+	s := a.settings
+	var err error
+	a.pipe, err = pipeline.New(pipeline.Options{
+		Tenant: s.Tenant, Device: s.Device,
+		BootID: a.boot.ID, BootCount: a.boot.Count,
+		Info: &telemetrypb.DeviceInfo{
+			BootNs: a.clock.Boot(), Mode: "normal",
+			Versions: map[string]string{"waybill-agent": firmware.Current().Version},
+		},
+		CommitEvery: s.CommitEvery, SealEvery: s.SealEvery,
+		ErrFull: buffer.ErrFull,
+		OnCommitError: func(err error) {
+			a.alarms.Raise("queue.disk", fmt.Sprintf("the queue cannot be written: %v; samples are kept in memory while there is room", err))
+		},
+		OnCommitOK: func() { a.alarms.Clear("queue.disk") },
+		Clock:      a.clock,
+		Log:        a.log,
+		Metrics:    a.metrics,
+	}, a.vehicle.selection, pipelineQueue{a.queue})
+	if err != nil {
+		return err
+	}
+	a.damage.attach(a.pipe.Ledger())
+	a.alarms.Watch(func(al alarm.Alarm) {
+		text := al.Name
+		if al.Raised {
+			text += ": " + al.Text
+		}
+		a.pipe.Raise(alarmSignal, telemetrypb.StringSample(0, a.clock.Boot(), text))
+	})
+	if parent, ok := a.queue.Parent(); ok {
+		a.pipe.Emit(epochRecord(a.settings.Device, a.queue.Epoch(), parent))
+	}
+	if !a.queue.CleanStop() {
+		a.pipe.Ledger().AddLoss(&telemetrypb.Loss{
+			Reason: telemetrypb.LossReason_LOSS_UNCLEAN_STOP, Source: "agent", Unit: "samples", CountUnknown: true,
+			Detail: fmt.Sprintf("the process before this one did not stop by itself: what it had not committed is gone, at most %v of samples", s.CommitEvery),
+		})
+	}
+	if err := a.pipe.Recover(recovered(a.queue)); err != nil {
+		return fmt.Errorf("recovering the journal: %w", err)
+	}
+	if a.logClock == nil {
+		a.keeper.Add(clock.Observe(a.clock))
+		a.emitClock()
+	}
+	return nil
+}
+
+// emitClock stores the clock record as it is now; it also travels beside each payload.
+func (a *agent) emitClock() {
+	a.pipe.Emit(&telemetrypb.Record{Record: &telemetrypb.Record_Clock{Clock: a.keeper.Record()}})
+}
+
+// watchClock looks for steps of the system clock and for a synchronisation.
+func (a *agent) watchClock(ctx context.Context) error {
+	const every = 5 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if a.keeper.Add(clock.Observe(a.clock)) {
+				a.log.Info("clock record changed", "revision", a.keeper.Record().Revision)
+				a.emitClock()
+			}
+		}
+	}
+}
+
+func (a *agent) replaysOnly() bool {
+	for _, c := range a.settings.CAN {
+		if c.Replay == nil {
+			return false
+		}
+	}
+	for _, g := range a.settings.GPS {
+		if g.Replay == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *agent) depth() string {
+	var batches, bytes uint64
+	for _, lane := range a.queue.Stats().Lanes {
+		batches += lane.Batches
+		bytes += lane.Bytes
+	}
+	return fmt.Sprintf("%d batches, %d bytes", batches, bytes)
+}
+
+// notify tells systemd, if it started us.
+func (a *agent) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		a.log.Warn("systemd notification", "error", err)
+	}
+}

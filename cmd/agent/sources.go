@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/pipeline"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// reader is the task of one bus or receiver.
+type reader struct {
+	name string
+	run  func(context.Context) error
+}
+
+// Chunks that may wait for the pipeline: of a bus under full load 64 frames each, so that half a second of a stalled
+// pipeline costs nothing.
+const sourceDepth = 64
+
+// chunkSamples is when a replay hands over what it has; it does so before each wait as well.
+const chunkSamples = 256
+
+// retryAfter is the wait before a source that went away is tried again.
+const retryAfter = time.Second
+
+// readers makes the tasks of every source.
+func (a *agent) readers() []reader {
+	var list []reader
+	for i, bus := range a.settings.CAN {
+		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
+		bus := canSource{agent: a, canSettings: bus, plan: a.vehicle.plans[i], source: source, number: uint8(i)}
+		run := bus.runSocket
+		if bus.Replay != nil {
+			run = bus.runReplay
+		}
+		list = append(list, reader{"can " + bus.Bus, run})
+	}
+	for i, receiver := range a.settings.GPS {
+		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
+		receiver := gpsSource{agent: a, gpsSettings: receiver, ids: a.vehicle.receivers[i], source: source}
+		list = append(list, reader{"gps " + receiver.Name, receiver.run})
+	}
+	return list
+}
+
+// canSource reads one bus.
+type canSource struct {
+	*agent
+	canSettings
+	plan   *can.Plan
+	source *pipeline.Source
+	number uint8
+}
+
+// lossName is what the ledger calls the bus.
+func (c *canSource) lossName() string { return "can:" + c.Bus }
+
+// runSocket reads an interface. One that is down, or not there yet, is an alarm and is tried again.
+func (c *canSource) runSocket(ctx context.Context) error {
+	alarmName := "can." + c.Bus
+	for ctx.Err() == nil {
+		err := c.readSocket(ctx, func() { c.alarms.Clear(alarmName) })
+		if ctx.Err() != nil {
+			break
+		}
+		c.alarms.Raise(alarmName, fmt.Sprintf("interface %s cannot be read: %v; is it up? `ip link show %s`", c.Interface, err, c.Interface))
+		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_BUS_DOWN, c.lossName(), "frames", 0, err.Error())
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+		}
+	}
+	return nil
+}
+
+func (c *canSource) readSocket(ctx context.Context, opened func()) error {
+	if c.Bitrate > 0 {
+		if err := can.BringUp(c.Interface, can.LinkOptions{Bitrate: c.Bitrate, ListenOnly: c.ListenOnly}); err != nil {
+			return fmt.Errorf("bringing it up with %d bit/s: %w", c.Bitrate, err)
+		}
+	}
+	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.plan.Filters(), Clock: c.clock, Log: c.log})
+	if err != nil {
+		return err
+	}
+	opened()
+	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
+	defer func() {
+		stop()
+		_ = socket.Close()
+	}()
+	return c.readFrames(socket)
+}
+
+// readFrames is the hot path: frames in, samples out, nothing allocated in between.
+func (c *canSource) readFrames(frames can.FrameReader) error {
+	buf := make([]can.Frame, 64)
+	for {
+		n, drops, err := frames.Read(buf)
+		if drops > 0 {
+			c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_KERNEL_DROP, c.lossName(), "frames", drops, "")
+		}
+		chunk := c.source.Chunk()
+		for i := range buf[:n] {
+			chunk.Samples = c.plan.Decode(&buf[i], chunk.Samples)
+		}
+		c.source.Offer(chunk)
+		c.countShort()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// countShort moves the plan's count of frames that were too short into the ledger.
+func (c *canSource) countShort() {
+	if n := c.plan.Counters.Short.Load(); n > 0 {
+		c.plan.Counters.Short.Add(-n)
+		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_UNDECODABLE, c.lossName(), "frames", n, "shorter than the DBC file says")
+	}
+}
+
+// runReplay reads a candump log. With its own time it is a file and may wait for the pipeline; as a live source it
+// may not, like a bus.
+func (c *canSource) runReplay(ctx context.Context) error {
+	chunk := c.source.Chunk()
+	flush := func() error {
+		if c.Replay.Time == "receipt" {
+			c.source.Offer(chunk)
+		} else if err := c.source.Send(ctx, chunk); err != nil {
+			return err // told to stop
+		}
+		chunk = c.source.Chunk()
+		c.countShort()
+		return nil
+	}
+	// What was read is handed over before the next read, which may wait.
+	input, err := openReplay(ctx, c.Replay.File, flush)
+	if err != nil {
+		return err
+	}
+	defer input.Close()
+	lines := can.NewScanner(input)
+	lines.OnReject = func(e *can.LineError) {
+		c.log.Warn("candump log", "file", c.Replay.File, "error", e)
+		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_UNDECODABLE, c.lossName(), "lines", 1, "not a line of candump")
+	}
+	var pace pacer
+	for lines.Scan() {
+		if c.LogBus != "" && lines.Bus() != c.LogBus {
+			continue
+		}
+		frame := lines.Frame()
+		frame.Bus = c.number
+		stamp, stamped := lines.Time()
+		if stamped && c.Replay.Speed > 0 {
+			if wait := pace.until(stamp, c.Replay.Speed); wait > 0 {
+				if err := flush(); err != nil {
+					return nil // told to stop
+				}
+				if !sleep(ctx, wait) {
+					break
+				}
+			}
+		}
+		switch {
+		case c.Replay.Time == "receipt":
+			frame.Time = c.clock.Boot()
+		case !stamped:
+			return fmt.Errorf("%s:%d: the line has no time; set time: receipt, or record with candump -L", c.Replay.File, lines.Line())
+		default:
+			frame.Time = c.stamp(stamp)
+		}
+		chunk.Samples = c.plan.Decode(frame, chunk.Samples)
+		if len(chunk.Samples) >= chunkSamples {
+			if err := flush(); err != nil {
+				return nil
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return nil
+	}
+	if err := lines.Err(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%s: %w", c.Replay.File, err)
+	}
+	c.log.Info("replay read", "bus", c.Bus, "file", c.Replay.File, "lines", lines.Line(), "rejected", lines.Rejected())
+	return nil
+}
+
+// stamp dates a sample by the log's clock; the first stamp of all makes the clock record.
+func (a *agent) stamp(unixNS int64) int64 {
+	bootNS, first := a.logClock.Stamp(unixNS)
+	if first {
+		a.keeper.Add(a.logClock.Anchor())
+		a.emitClock()
+	}
+	return bootNS
+}
+
+// pacer spreads a log over time as it was recorded.
+type pacer struct {
+	started time.Time
+	first   int64
+}
+
+// until is how long a stamp is still away. A pause under a millisecond is none: it would cost more than it is worth.
+func (p *pacer) until(stamp int64, speed float64) time.Duration {
+	if p.started.IsZero() {
+		p.started, p.first = time.Now(), stamp
+		return 0
+	}
+	wait := time.Duration(float64(stamp-p.first)/speed) - time.Since(p.started)
+	if wait < time.Millisecond {
+		return 0
+	}
+	return wait
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// openReplay opens a log, a FIFO or, as "-", standard input, so that the end of ctx ends a read under way.
+// before is called before each read.
+func openReplay(ctx context.Context, name string, before func() error) (io.ReadCloser, error) {
+	file := os.Stdin
+	if name != "-" {
+		// Non-blocking: opening a FIFO does not wait for its writer, and reads go through the runtime's poller.
+		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		file = os.NewFile(uintptr(fd), name)
+	}
+	r := &replayFile{File: file, ctx: ctx, before: before}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	r.fifo = name != "-" && info.Mode()&os.ModeNamedPipe != 0
+	r.stop = context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	return r, nil
+}
+
+// replayFile reads a log. A FIFO without a writer is not at its end: the bench's next writer goes on where the last
+// one stopped.
+type replayFile struct {
+	*os.File
+	ctx    context.Context
+	before func() error
+	fifo   bool
+	stop   func() bool
+}
+
+// fifoPoll is how often a FIFO without a writer is looked at.
+const fifoPoll = 20 * time.Millisecond
+
+func (r *replayFile) Read(p []byte) (int, error) {
+	if err := r.before(); err != nil {
+		return 0, err
+	}
+	for {
+		n, err := r.File.Read(p)
+		if n > 0 || !r.fifo || !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		if !sleep(r.ctx, fifoPoll) {
+			return 0, io.EOF
+		}
+	}
+}
+
+func (r *replayFile) Close() error {
+	r.stop()
+	return r.File.Close()
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/gps"
+	"github.com/waybill-telematics/waybill/pipeline"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// alarmSignal is the event-lane signal that tells of alarms: "NAME: text" when raised, "NAME" when cleared.
+const alarmSignal = "agent.alarm"
+
+// vehicle is what a configuration can collect, and what of it is collected.
+type vehicle struct {
+	selection *pipeline.Selection
+	plans     []*can.Plan // by bus, in the order of settings.CAN
+	receivers []gps.IDs   // by receiver, in the order of settings.GPS
+	available int         // signals that could be chosen
+	warnings  []string    // of the DBC files, FILE:LINE: text
+}
+
+// newVehicle reads the DBC files, chooses the signals and compiles the decode plans.
+func newVehicle(s *settings) (*vehicle, error) {
+	v := &vehicle{}
+	var available []*telemetrypb.Signal
+	subscribable := make([][]can.Subscription, len(s.CAN)) // by bus, without ids
+	names := make([][]string, len(s.CAN))                  // of the same
+	for i, bus := range s.CAN {
+		for _, file := range bus.DBC {
+			db, err := v.readDBC(file)
+			if err != nil {
+				return nil, fmt.Errorf("bus %s: %w", bus.Bus, err)
+			}
+			for _, m := range db.Messages {
+				for _, signal := range m.Signals {
+					entry := db.CatalogueSignal(m, signal)
+					entry.Name = bus.Bus + "." + entry.Name
+					entry.Message = bus.Bus + "." + m.Name
+					entry.Source = "can:" + bus.Bus
+					available = append(available, entry)
+					subscribable[i] = append(subscribable[i], can.Subscription{Message: m, Signal: signal})
+					names[i] = append(names[i], entry.Name)
+				}
+			}
+		}
+	}
+	for _, receiver := range s.GPS {
+		available = append(available, gps.Signals(receiver.Name)...)
+	}
+	available = distinct(available)
+	v.available = len(available)
+	available = append(available, &telemetrypb.Signal{
+		Name: alarmSignal, Type: telemetrypb.ValueType_VALUE_TYPE_STRING, Source: "agent",
+		Comment: "a condition that a person should know of: NAME: text when raised, NAME when cleared",
+	})
+	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, s.Collect...)
+	var err error
+	if v.selection, err = pipeline.Choose(available, collect, s.Rules...); err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
+	for i, bus := range s.CAN {
+		var chosen []can.Subscription
+		taken := map[uint32]bool{}
+		for j, sub := range subscribable[i] {
+			id, ok := v.selection.ID(names[i][j])
+			if !ok || taken[id] {
+				continue
+			}
+			taken[id] = true
+			sub.ID = id
+			chosen = append(chosen, sub)
+		}
+		plan := can.Compile(chosen, can.PlanOptions{J1939: bus.J1939})
+		for _, w := range plan.Warnings() {
+			v.warnings = append(v.warnings, fmt.Sprintf("bus %s: %s: %s", bus.Bus, w.Severity, w.Text))
+		}
+		v.plans = append(v.plans, plan)
+	}
+	for _, receiver := range s.GPS {
+		v.receivers = append(v.receivers, gps.ChooseIDs(receiver.Name, v.selection.ID))
+	}
+	return v, nil
+}
+
+// readDBC parses a file and keeps its warnings.
+func (v *vehicle) readDBC(file string) (*can.Database, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	db := can.ParseDBC(text)
+	for _, w := range db.Warnings {
+		if w.Severity >= can.SeverityWarning {
+			v.warnings = append(v.warnings, fmt.Sprintf("%s:%d: %s: %s", file, w.Line, w.Severity, w.Text))
+		}
+	}
+	if len(db.Messages) == 0 {
+		return nil, fmt.Errorf("%s: no message in it; `waybill-agent can lint %s` tells why", file, file)
+	}
+	return db, nil
+}
+
+// distinct leaves out the later of two signals of one name: two DBC files of a bus that share a message.
+func distinct(signals []*telemetrypb.Signal) []*telemetrypb.Signal {
+	seen := make(map[string]bool, len(signals))
+	kept := signals[:0]
+	for _, s := range signals {
+		if !seen[s.Name] {
+			seen[s.Name] = true
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// load reads and checks a configuration file and everything that it names.
+func load(file string) (*settings, *vehicle, error) {
+	d, err := readConfig(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := check(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := newVehicle(s)
+	if err != nil {
+		return nil, nil, errors.Join(&problems{file, []problem{{d.line("collect"), err.Error()}}})
+	}
+	return s, v, nil
+}
+
+func (s *settings) logger(out *os.File) *slog.Logger {
+	o := &slog.HandlerOptions{Level: s.LogLevel}
+	if s.LogJSON {
+		return slog.New(slog.NewJSONHandler(out, o))
+	}
+	return slog.New(slog.NewTextHandler(out, o))
+}

@@ -1,0 +1,222 @@
+// Command demo shows the whole way on one machine with nothing installed but Go: a simulated car drives through a
+// tunnel that cuts its network; agent, broker and store run beside it; the terminal shows what is collected, queued,
+// sent, stored and lost. It ends with a verdict, and with exit code 1 if anything was lost or stored twice.
+//
+// DEMO_SECONDS is the length of the drive, default 60.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/waybill-telematics/waybill/uplink/uplinktest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func seconds() (time.Duration, error) {
+	text := os.Getenv("DEMO_SECONDS")
+	if text == "" {
+		return time.Minute, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 5 || n > 86400 {
+		return 0, fmt.Errorf("DEMO_SECONDS: want 5 to 86400, got %q", text)
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+func run(ctx context.Context, out io.Writer) (err error) {
+	drive, err := seconds()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "waybill-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			err = os.RemoveAll(dir)
+		} else {
+			fmt.Fprintln(out, "logs and queue are kept in", dir)
+		}
+	}()
+	b := &bench{dir: dir, out: out}
+	defer b.killAll()
+	fmt.Fprintln(out, "building …")
+	if err := b.build(ctx); err != nil {
+		return err
+	}
+	if err := b.startAll(ctx, drive); err != nil {
+		return err
+	}
+	defer b.link.Close()
+	b.watch(ctx, drive)
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return b.finish()
+}
+
+// bench is the machine's side of the demo: the four programs and the link between two of them.
+type bench struct {
+	dir   string
+	out   io.Writer
+	procs []*process
+
+	fleet, agent, car *process
+	link              *uplinktest.Proxy
+	metricsURL        string
+	db                string
+	tunnel            atomic.Bool
+	phase             atomic.Value // string
+	summary           chan driveSummary
+	store             atomic.Value // storeLine
+}
+
+// driveSummary is the last line of waybill-simulate.
+type driveSummary struct {
+	Frames       int64  `json:"frames"`
+	FirstCounter uint64 `json:"first_counter"`
+	LastCounter  uint64 `json:"last_counter"`
+}
+
+// storeLine is what waybill-fleet serve --json prints each interval.
+type storeLine struct {
+	Batches    int64  `json:"batches"`
+	Samples    int64  `json:"samples"`
+	Duplicates uint64 `json:"duplicates"`
+	Gaps       uint64 `json:"gaps"`
+	Losses     int64  `json:"losses"`
+	Rejected   uint64 `json:"rejected"`
+	Parked     int64  `json:"parked"`
+}
+
+const agentConfig = `
+device: {id: demo-car, tenant: demo}
+data_dir: agent
+log: {level: info}
+can:
+  - {bus: can0, replay: can0.fifo, speed: 0, time: receipt, dbc: [demo.dbc]}
+gps:
+  - {name: gps0, serial: gps0}
+collect:
+  signals:
+    - {match: "*.FrameCounter", sample: every}
+    - {match: "*"}
+  rules:
+    - {name: overspeed, signal: can0.Motion.VehicleSpeed, above: 120, hysteresis: 3}
+queue: {commit_every: 500ms, seal_every: 1s}
+uplink:
+  broker: mqtt://%s
+  insecure: true
+  keep_alive: 3s
+  receipt_timeout: 5s
+  retry_base: 200ms
+  retry_cap: 1s
+  drain: 30s
+metrics: {listen: "%s"}
+`
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// startAll runs broker and store, then the agent, then the car.
+func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
+	broker, metrics, err := freeAddresses()
+	if err != nil {
+		return err
+	}
+	b.db = b.path("fleet.db")
+	b.phase.Store("start")
+	b.store.Store(storeLine{})
+	if b.fleet, err = b.start(b.onFleet, "waybill-fleet", "serve", "--embedded-broker", broker, "--broker", "tcp://"+broker, "--insecure",
+		"--db", b.db, "--json", "--every", "500ms"); err != nil {
+		return err
+	}
+	if b.link, err = uplinktest.NewProxy(broker); err != nil {
+		return err
+	}
+	b.metricsURL = "http://" + metrics + "/metrics"
+	if err := os.WriteFile(b.path("agent.yaml"), fmt.Appendf(nil, agentConfig, b.link.Addr(), metrics), 0o600); err != nil {
+		return err
+	}
+	if err := syscall.Mkfifo(b.path("can0.fifo"), 0o600); err != nil {
+		return err
+	}
+	if err := b.writeDBC(ctx); err != nil {
+		return err
+	}
+	if b.agent, err = b.start(nil, "waybill-agent", "run", "-c", b.path("agent.yaml")); err != nil {
+		return err
+	}
+	if err := b.awaitAgent(ctx); err != nil {
+		return err
+	}
+	b.summary = make(chan driveSummary, 1)
+	b.car, err = b.start(b.onCar, "waybill-simulate", "drive", "--can", b.path("can0.fifo"), "--gps", "pty:"+b.path("gps0"),
+		"--duration", drive.String(), "--json")
+	return err
+}
+
+// freeAddresses finds two free ports on the loopback.
+func freeAddresses() (string, string, error) {
+	var addrs [2]string
+	for i := range addrs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", "", err
+		}
+		defer l.Close()
+		addrs[i] = l.Addr().String()
+	}
+	return addrs[0], addrs[1], nil
+}
+
+func (b *bench) onFleet(line []byte) {
+	var s storeLine
+	if json.Unmarshal(line, &s) == nil {
+		b.store.Store(s)
+	}
+}
+
+// onCar follows the drive: in the tunnel there is no network.
+func (b *bench) onCar(line []byte) {
+	var phase struct {
+		Phase  string `json:"phase"`
+		Tunnel bool   `json:"tunnel"`
+	}
+	if json.Unmarshal(line, &phase) == nil && phase.Phase != "" {
+		b.phase.Store(phase.Phase)
+		if phase.Tunnel != b.tunnel.Swap(phase.Tunnel) {
+			if phase.Tunnel {
+				b.link.Freeze()
+			} else {
+				b.link.Thaw()
+			}
+		}
+		return
+	}
+	var s driveSummary
+	if json.Unmarshal(line, &s) == nil && s.Frames > 0 {
+		b.summary <- s
+	}
+}
