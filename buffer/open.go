@@ -324,7 +324,8 @@ func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest b
 			op.suspect("segment %s is older than meta", seg.file())
 		}
 	}
-	if op.meta != nil && !c.salvaged && c.head.Generation > op.meta.Generation {
+	// Of a live queue that is looked at, meta may well have been read before the segment was made.
+	if op.meta != nil && !c.salvaged && c.head.Generation > op.meta.Generation && !op.q.o.ReadOnly {
 		op.suspect("meta is older than segment %s", seg.file())
 	}
 	if known != nil {
@@ -356,6 +357,9 @@ func (op *opening) settle() error {
 	if q.o.ReadOnly {
 		if len(q.epochs) == 0 {
 			q.epochs = []epochStart{{}}
+		}
+		for _, why := range op.reasons {
+			op.damage = append(op.damage, Damage{File: metaName, Reason: why + ": a new epoch begins at the next start"})
 		}
 		return nil
 	}
