@@ -319,3 +319,50 @@ func arrived(t testing.TB, q *pipelinetest.Queue) (n int) {
 	}
 	return n
 }
+
+// TestWhatIsJournaledIsNotDropped: a batch that a crash would bring back must not be counted as lost.
+func TestWhatIsJournaledIsNotDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := pipelinetest.NewQueue(1)
+		d := &disk{}
+		q.OnCommit = d.commit
+		v := start(t, q, func(o *pipeline.Options) { o.MemoryBytes = 64 << 10 })
+		v.noise(speed, 30)
+		time.Sleep(1100 * time.Millisecond) // in the journal
+		d.set(errDisk, false)
+		for range 100 {
+			v.noise(door, 100) // more than there is room for: all telemetry that may go has to
+			time.Sleep(100 * time.Millisecond)
+		}
+		d.set(nil, false)
+		v.mustEnd()
+		if n := len(samples(t, q, telemetry)); n != 30 {
+			t.Errorf("%d of the 30 samples in the journal", n)
+		}
+		if _, list := losses(t, q); len(list) == 0 {
+			t.Error("nothing was lost: the test does not test")
+		}
+	})
+}
+
+// TestEventsOfAFailingDiskMakeOneBatch: and not one for each attempt, which would fill the memory with envelopes.
+func TestEventsOfAFailingDiskMakeOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := pipelinetest.NewQueue(1)
+		d := &disk{}
+		q.OnCommit = d.commit
+		v := start(t, q, func(o *pipeline.Options) { o.SealEvery = time.Hour })
+		synctest.Wait()
+		d.set(errDisk, false)
+		for range 100 {
+			v.offer(door, 1)
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		d.set(nil, false)
+		v.mustEnd()
+		if n, m := len(q.Batches(event)), len(samples(t, q, event)); n > 3 || m != 100 {
+			t.Errorf("%d batches of %d events in 100 s", n, m)
+		}
+	})
+}
