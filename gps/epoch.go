@@ -56,6 +56,7 @@ type epoch struct {
 	expected  int    // reports in the epoch before
 	started   bool   // the epoch has a sentence
 	lostKinds uint32 // kinds of sentences without fix and time seen in it
+	dated     bool   // it has a timed sentence
 	gsaTalker byte   // second letter of the talker of the GSA before, 0 when that was another sentence
 	// used counts the satellites of the last set of GSA sentences.
 	used        int
@@ -117,34 +118,30 @@ func differ(a, b int64) bool { return a-b > 10 || b-a > 10 }
 // finish merges a sentence into the epoch and emits what has ended.
 func (p *Parser) finish(u *update, emit func(Fix)) {
 	e := &p.epoch
+	known := e.reliable
 	begins, ends := e.end(u)
 	if u.set&setMode != 0 && e.current.Mode == Mode3D && u.fix.Mode != ModeNoFix &&
 		(e.last.Has(HasAltitude) || e.before.Has(HasAltitude)) {
 		u.fix.Mode = Mode3D // RMC and single GSA often say less than the epoch has; no fix is believed, 2D is not
 	}
-	// A fix that was reported is not undone by what is said after it, and of two such sentences of a kind the second
-	// belongs to the next epoch.
-	lost := u.lost && (e.reported && e.report.Valid() || e.lostKinds&(1<<u.kind) != 0)
-	// Before the end of an epoch is known, sentences with stamps of their own are epochs of their own, as with gpsd.
-	apart := !e.reliable && e.reported && e.report.Valid() && u.timed && u.set&setTime != 0 &&
-		e.report.Has(HasTime) && u.fix.Time != e.report.Time
-	if begins || lost || apart {
-		p.Flush(emit)
-		if e.started && !e.reported {
-			p.count.Unfinished++
+	switch {
+	case begins:
+		if !e.headless(u) {
+			p.closeEpoch(known, emit)
+			e.current.Boot = p.scan.boot
 		}
-		e.expected, e.reports = e.reports, 0
-		e.reported, e.emitted, e.started, e.lostKinds = false, false, true, 0
+		e.reset()
+		e.current = Fix{Boot: e.current.Boot}
+	case e.standsAlone(u):
+		p.closeEpoch(known, emit)
+		e.reset()
 		e.current.Boot = p.scan.boot
-		if begins {
-			e.current = Fix{Boot: p.scan.boot}
-		} else {
-			e.current.Fields &^= HasTime
-		}
-	} else if !e.started {
-		e.started = true
+		e.current.Fields &^= HasTime
+	case !e.started:
 		e.current.Boot = p.scan.boot
 	}
+	e.started = true
+	e.dated = e.dated || u.timed
 	if u.lost {
 		e.lostKinds |= 1 << u.kind
 	}
@@ -153,6 +150,41 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 		e.report, e.reported = e.current, true
 		e.reports++
 	}
+}
+
+// headless: the epoch so far consists of sentences without a time, and u, the first with one, belongs to it.
+func (e *epoch) headless(u *update) bool {
+	return e.lostKinds != 0 && !e.dated && e.lostKinds&(1<<u.kind) == 0
+}
+
+// standsAlone: u begins an epoch though it does not tell so by its time. A fix that was reported is not undone by a
+// sentence without one that comes after it; of two such sentences of a kind the second belongs to the next epoch. And
+// before the end of an epoch is known, sentences with stamps of their own are epochs of their own, as with gpsd.
+func (e *epoch) standsAlone(u *update) bool {
+	if u.lost {
+		return e.reported && e.report.Valid() || e.lostKinds&(1<<u.kind) != 0
+	}
+	return !e.reliable && u.timed && u.set&setTime != 0 && e.reported && e.report.Valid() &&
+		e.report.Has(HasTime) && u.fix.Time != e.report.Time
+}
+
+// closeEpoch ends the epoch under way; known: its enders were known when the sentence came that ends it.
+func (p *Parser) closeEpoch(known bool, emit func(Fix)) {
+	p.Flush(emit)
+	e := &p.epoch
+	if e.started && !e.reported {
+		p.count.Unfinished++
+	}
+	e.expected = 1
+	if known {
+		e.expected = e.reports
+	}
+}
+
+// reset forgets what is counted within an epoch; what is known of receiver and fix stays.
+func (e *epoch) reset() {
+	e.reports, e.lostKinds = 0, 0
+	e.reported, e.emitted, e.dated = false, false, false
 }
 
 func (e *epoch) merge(u *update) {
@@ -244,7 +276,7 @@ func (p *Parser) Flush(emit func(Fix)) {
 // Idle is to be called when the line has fallen silent after Feed: an epoch that has ended, as far as the one before
 // tells, is emitted without waiting for the next to begin.
 func (p *Parser) Idle(emit func(Fix)) {
-	if e := &p.epoch; e.reported && e.reports >= e.expected {
+	if e := &p.epoch; e.reliable && e.reported && e.reports >= e.expected {
 		p.Flush(emit)
 	}
 }

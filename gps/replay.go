@@ -14,7 +14,8 @@ import (
 
 // ReplayOptions is what a Replay needs.
 type ReplayOptions struct {
-	// Path of a log or FIFO; "-": standard input. A FIFO without a writer is not at its end: the next writer goes on.
+	// Path of a log or FIFO. A FIFO without a writer is not at its end: the next writer goes on. "-": standard input,
+	// a read of which cannot be broken off before it returns.
 	Path string
 	// Input, if not nil, is read in place of Path. Reading it cannot be broken off before it returns.
 	Input io.Reader
@@ -24,7 +25,7 @@ type ReplayOptions struct {
 	// dated one are left out, later undated ones get the stamp of the one before. nil: the time of receipt is.
 	Stamp  func(unixNS int64) int64
 	Clock  clock.Clock
-	Parser ParserOptions // LogHeaders is set where Stamp is
+	Parser ParserOptions // LogHeaders is always set
 }
 
 // Replay reads a log or a FIFO once, from its beginning to its end. It is run once, by one goroutine.
@@ -45,9 +46,7 @@ func NewReplay(o ReplayOptions) (*Replay, error) {
 	if o.Speed < 0 {
 		return nil, fmt.Errorf("receiver log: speed must not be negative, got %g", o.Speed)
 	}
-	if o.Stamp != nil {
-		o.Parser.LogHeaders = true
-	}
+	o.Parser.LogHeaders = true
 	parser, err := NewParser(o.Parser)
 	if err != nil {
 		return nil, err
