@@ -59,7 +59,7 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 		previous, rows = id, rows[n:]
 	}
 	out := e.w.finish()
-	e.w.buf = nil // it is the caller's
+	e.w.buf = nil // it is the caller's, as the texts are
 	e.release()
 	return out, nil
 }
@@ -75,7 +75,7 @@ func (e *Encoder) reset(dst []byte) {
 	e.lastKind, e.lastTimes, e.lastFirst, e.lastUnit = KindInt, -1, 0, 0
 }
 
-// release lets go of strings that were the caller's.
+// release forgets the texts of a column.
 func (e *Encoder) release() {
 	clear(e.dictionary)
 	clear(e.strings)
@@ -288,8 +288,8 @@ func (e *Encoder) patternFloats() {
 
 // putStrings writes the dictionary of the texts in order of appearance, then a column of indices.
 func (e *Encoder) putStrings(samples []Sample, rows []uint32) {
-	clear(e.dictionary)
-	e.strings, e.values = e.strings[:0], e.values[:0]
+	e.release()
+	e.values = e.values[:0]
 	for _, row := range rows {
 		s := &samples[row]
 		if s.Kind != KindString {
