@@ -1,5 +1,7 @@
 package can
 
+import "bytes"
+
 // check looks for what parses and is still wrong or odd.
 func (p *parser) check() {
 	names := map[string]*Message{}
@@ -20,9 +22,8 @@ func (p *parser) check() {
 		}
 		p.checkOverlaps(m)
 	}
-	if n := len(p.src); n > 0 && p.src[n-1] != '\n' && p.src[n-1] != ';' && p.src[n-1] != '\r' {
-		last := p.lineOf(n - 1)
-		p.warn(last, SeverityWarning, "the last line has no end; the file may have been cut off here")
+	if text := bytes.TrimRight(p.src, " \t\r\x1A"); len(text) > 0 && text[len(text)-1] != '\n' && text[len(text)-1] != ';' {
+		p.warn(p.lineOf(len(text)-1), SeverityWarning, "the last line has no end; the file may have been cut off here")
 	}
 }
 

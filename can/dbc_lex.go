@@ -24,6 +24,7 @@ type lexer struct {
 	src   []byte
 	pos   int
 	lines []int // offsets at which lines begin
+	open  bool  // a /* has no end: none behind it has one either
 }
 
 func newLexer(src []byte) *lexer {
@@ -56,10 +57,13 @@ func (l *lexer) skip() {
 		case bytes.HasPrefix(l.src[l.pos:], []byte("//")):
 			l.toLineEnd()
 		case bytes.HasPrefix(l.src[l.pos:], []byte("/*")):
-			end := bytes.Index(l.src[l.pos+2:], []byte("*/"))
-			if end < 0 {
-				l.pos += 2
-				continue
+			end := -1
+			if !l.open {
+				end = bytes.Index(l.src[l.pos+2:], []byte("*/"))
+				l.open = end < 0
+			}
+			if l.open {
+				return
 			}
 			l.pos += 2 + end + 2
 		default:

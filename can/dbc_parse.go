@@ -29,6 +29,7 @@ type parser struct {
 	message  *Message // the one that SG_ belongs to; nil after a message that was rejected
 	orphan   bool     // SG_ lines are left out silently: their message was reported
 	byID     map[uint32][]*Message
+	byName   map[signalName][]*Signal
 	valTypes []reference
 	muxes    []reference
 	values   []reference
@@ -36,6 +37,12 @@ type parser struct {
 	attrs    []reference
 	senders  []reference
 	dropped  int
+}
+
+// signalName is what statements name a signal by.
+type signalName struct {
+	message *Message
+	name    string
 }
 
 // reference is what a statement says about something that another statement defines.
@@ -63,7 +70,8 @@ func ParseDBC(file []byte) *Database {
 			Attributes:  map[string]Attribute{},
 			Hash:        sha256.Sum256(file),
 		},
-		byID: map[uint32][]*Message{},
+		byID:   map[uint32][]*Message{},
+		byName: map[signalName][]*Signal{},
 	}
 	for p.statement() {
 	}
@@ -176,7 +184,14 @@ func (p *parser) finish(line int, statement string) {
 		p.resync()
 		return
 	}
-	p.warn(line, SeverityWarning, "%s does not end with a semicolon", statement)
+	from := p.pos
+	p.skip()
+	if p.pos >= len(p.src) {
+		p.warn(line, SeverityWarning, "%s does not end with a semicolon, and the file ends; it may have been cut off here", statement)
+	} else {
+		p.warn(line, SeverityNote, "%s does not end with a semicolon", statement)
+	}
+	p.pos = from
 }
 
 // fail reports a statement that cannot be used and leaves it.

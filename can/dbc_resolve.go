@@ -62,11 +62,7 @@ func (p *parser) signalsOf(statement string, r reference) []*Signal {
 	var list []*Signal
 	messages := p.messagesOf(statement, r)
 	for _, m := range messages {
-		for _, s := range m.Signals {
-			if s.Name == r.name {
-				list = append(list, s)
-			}
-		}
+		list = append(list, p.byName[signalName{m, r.name}]...)
 	}
 	if len(list) == 0 && len(messages) > 0 {
 		p.warn(r.line, SeverityWarning, "%s: message %d has no signal %s", statement, r.rawID, shorten(r.name))
@@ -197,15 +193,18 @@ func (p *parser) linkMultiplexors(m *Message) {
 	p.checkChains(m)
 }
 
+// deepestMux is how many multiplexors a signal may hang on, one on the other. Known files nest three.
+const deepestMux = 16
+
 // checkChains gives up the signals whose multiplexors form a ring or hang on one that was given up.
 func (p *parser) checkChains(m *Message) {
 	for _, s := range m.Signals {
 		seen := 0
 		for above := s.Multiplexor; above != nil; above = above.Multiplexor {
 			seen++
-			if ring := seen > len(m.Signals); ring || above.Unreachable {
-				if ring {
-					p.warn(s.Line, SeverityError, "SG_ %s of %s: its multiplexors form a ring; the signal is left out", s.Name, m.Name)
+			if deep := seen > deepestMux; deep || above.Unreachable {
+				if deep {
+					p.warn(s.Line, SeverityError, "SG_ %s of %s: its multiplexors form a ring, or more than %d hang on each other; the signal is left out", s.Name, m.Name, deepestMux)
 				}
 				s.Unreachable = true
 				break
@@ -231,7 +230,10 @@ func muxNumber(mark string) (uint64, bool) {
 // linkNamed applies the SG_MUL_VAL_ of a signal; false when none decides.
 func (p *parser) linkNamed(m *Message, s *Signal) bool {
 	for _, n := range s.muxNames {
-		above := m.Signal(n.multiplexor)
+		var above *Signal
+		if named := p.byName[signalName{m, n.multiplexor}]; len(named) > 0 {
+			above = named[0]
+		}
 		switch {
 		case above == nil || above == s:
 			p.warn(n.line, SeverityWarning, "SG_MUL_VAL_: %s is no other signal of %s", shorten(n.multiplexor), m.Name)

@@ -23,17 +23,15 @@ func (p *parser) signal(line int) {
 		p.resync()
 		return
 	}
-	for _, other := range p.message.Signals {
-		if other.Name != s.Name {
-			continue
-		}
+	key := signalName{p.message, s.Name}
+	for _, other := range p.byName[key] {
 		if other.muxMark == s.muxMark {
 			p.warn(line, SeverityError, "SG_ %s of %s stands in line %d already; this one is left out", s.Name, p.message.Name, other.Line)
 			return
 		}
 		p.warn(line, SeverityWarning, "SG_ %s of %s stands in line %d too, under another multiplexor value", s.Name, p.message.Name, other.Line)
-		break
 	}
+	p.byName[key] = append(p.byName[key], s)
 	p.message.Signals = append(p.message.Signals, s)
 }
 

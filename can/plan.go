@@ -67,11 +67,18 @@ type guard struct {
 	ranges []MuxRange
 }
 
+// guardKey tells which signals share a guard: those that hang on the same values of the same multiplexor.
+type guardKey struct {
+	multiplexor *Signal
+	ranges      string
+}
+
 // Compile makes a plan of the subscriptions. Where two messages with one identifier are subscribed, the first counts;
 // what had to be left out stands in Warnings.
 func Compile(subscriptions []Subscription, o PlanOptions) *Plan {
 	p := &Plan{}
 	numbers := map[*Message]int{}
+	guards := map[guardKey]int{} // number of the segment within its message
 	for _, sub := range subscriptions {
 		if sub.Message == nil {
 			p.warn(nil, "subscription %d names no message", sub.ID)
@@ -85,7 +92,7 @@ func Compile(subscriptions []Subscription, o PlanOptions) *Plan {
 		if number < 0 || sub.Signal == nil {
 			continue
 		}
-		p.messages[number].subscribe(p, sub)
+		p.messages[number].subscribe(p, sub, guards)
 	}
 	for i := range p.messages {
 		m := &p.messages[i]
@@ -159,7 +166,7 @@ func (p *Plan) addPGN(number int) {
 }
 
 // subscribe compiles one signal.
-func (m *planMessage) subscribe(p *Plan, sub Subscription) {
+func (m *planMessage) subscribe(p *Plan, sub Subscription, guards map[guardKey]int) {
 	s := sub.Signal
 	if s.Unreachable {
 		p.warn(m.message, "%s.%s has no multiplexor that could be read and is left out", m.message.Name, s.Name)
@@ -175,17 +182,17 @@ func (m *planMessage) subscribe(p *Plan, sub Subscription) {
 		m.need = max(m.need, int(op.need))
 		return
 	}
-	for i := range m.guarded {
-		if m.guarded[i].guard.same(s) {
-			m.guarded[i].operations = append(m.guarded[i].operations, op)
-			return
-		}
+	key := guardKey{s.Multiplexor, fmt.Sprint(s.Ranges)}
+	if i, known := guards[key]; known {
+		m.guarded[i].operations = append(m.guarded[i].operations, op)
+		return
 	}
 	g, ok := compileGuard(s)
 	if !ok {
 		p.warn(m.message, "%s.%s hangs on a multiplexor beyond the %d bytes of a frame and is left out", m.message.Name, s.Name, MaxLen)
 		return
 	}
+	guards[key] = len(m.guarded)
 	m.guarded = append(m.guarded, segment{guard: g, operations: []operation{op}})
 }
 
@@ -202,16 +209,6 @@ func compileGuard(s *Signal) (*guard, bool) {
 		}
 	}
 	return g, true
-}
-
-// same reports whether the guard is that of the signal.
-func (g *guard) same(s *Signal) bool {
-	for ; g != nil && s.Multiplexor != nil; g, s = g.parent, s.Multiplexor {
-		if read, _ := compileSignal(s.Multiplexor, 0); read != g.read || !slices.Equal(g.ranges, s.Ranges) {
-			return false
-		}
-	}
-	return g == nil && s.Multiplexor == nil
 }
 
 // Match returns the message that a frame is decoded by, nil when none is subscribed or the frame is no data frame.
