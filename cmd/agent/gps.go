@@ -112,8 +112,7 @@ func decodeNMEA(in io.Reader, name string, all bool, out *bufio.Writer, warn io.
 		}
 	}
 	parser.End(emit)
-	if told > 0 {
-		c := parser.Counters()
+	if c := parser.Counters(); told > 0 || c.NoiseBytes > 0 {
 		fmt.Fprintf(warn, "%s: warning: %d sentences used, %d without a checksum, %d with a wrong one, %d malformed, "+
 			"%d too long; %d bytes of noise\n", name, c.Sentences, c.Rejected[gps.ReasonNoChecksum],
 			c.Rejected[gps.ReasonChecksum], c.Rejected[gps.ReasonMalformed], c.Rejected[gps.ReasonTooLong], c.NoiseBytes)
