@@ -88,13 +88,13 @@ func TestCredentials(t *testing.T) {
 	}
 	b.add(telemetry, 5)
 	u, _ := b.start(o)
-	b.wait("refused", 5*time.Second, func() bool { return u.State().Phase == uplink.Refused })
+	b.wait("refused", func() bool { return u.State().Phase == uplink.Refused })
 	if s := u.State(); !b.raised("uplink.credentials") || time.Until(s.NextTry) > o.RefusedRetry || !strings.Contains(s.String(), "refused") {
 		t.Errorf("state %s", s)
 	}
 	n := asked.Load()
 	good.Store(true)
-	b.arrived(5*time.Second, 5)
+	b.arrived(5)
 	if asked.Load() <= n || b.raised("uplink.credentials") {
 		t.Errorf("asked %d, then %d times; alarm %v", n, asked.Load(), b.raised("uplink.credentials"))
 	}
@@ -115,24 +115,24 @@ func TestStatus(t *testing.T) {
 		return s
 	}
 	_, stop := b.start(o)
-	b.wait("online", 5*time.Second, func() bool { return retained().GetOnline() })
+	b.wait("online", func() bool { return retained().GetOnline() })
 	if s := retained(); s.Device != device || s.Tenant != tenant || s.Version != "1.2.3" || s.Epoch != epoch || len(s.Alarms) != 0 {
 		t.Errorf("status %v", s)
 	}
-	b.wait("refreshed", 5*time.Second, func() bool { return len(b.store.Statuses()) > 3 })
+	b.wait("refreshed", func() bool { return len(b.store.Statuses()) > 3 })
 	b.alarms.Raise("queue.disk", "full")
-	b.wait("the alarm in the status", 5*time.Second, func() bool { return len(retained().GetAlarms()) == 1 })
+	b.wait("the alarm in the status", func() bool { return len(retained().GetAlarms()) == 1 })
 	stop()
 	if s := retained(); s.Online || s.Reason != "shutdown" {
 		t.Errorf("status after the farewell: %v", s)
 	}
 	u, _ := b.start(o)
-	b.wait("online again", 5*time.Second, func() bool { return retained().GetOnline() })
+	b.wait("online again", func() bool { return retained().GetOnline() })
 	b.proxy.Freeze()
 	b.broker.Kick(device) // the broker has given the vehicle up
-	b.wait("the will", 5*time.Second, func() bool { s := retained(); return !s.GetOnline() && s.GetReason() == "" })
+	b.wait("the will", func() bool { s := retained(); return !s.GetOnline() && s.GetReason() == "" })
 	b.proxy.Thaw()
-	b.wait("and back", 10*time.Second, func() bool { return u.State().Connections == 2 && retained().GetOnline() })
+	b.wait("and back", func() bool { return u.State().Connections == 2 && retained().GetOnline() })
 }
 
 // TestDuel: two clients of one id throw each other out.
@@ -141,13 +141,13 @@ func TestDuel(t *testing.T) {
 	o := b.options()
 	u, _ := b.start(o)
 	for i := range uint64(3) {
-		b.wait("online", 5*time.Second, func() bool { return u.State().Connections > i && u.State().Phase == uplink.Online })
+		b.wait("online", func() bool { return u.State().Connections > i && u.State().Phase == uplink.Online })
 		if b.raised("uplink.duel") {
 			t.Errorf("the alarm stands after %d short sessions", i)
 		}
 		b.broker.Kick(device)
 	}
-	b.wait("the alarm", 5*time.Second, func() bool { return b.raised("uplink.duel") })
+	b.wait("the alarm", func() bool { return b.raised("uplink.duel") })
 }
 
 // TestPoison: a batch that makes the broker close is kept, tried alone, and holds up nothing else.
@@ -175,17 +175,17 @@ func TestPoison(t *testing.T) {
 		return false
 	}})
 	u, _ := b.start(b.options())
-	b.wait("all but one released", 15*time.Second, func() bool { return b.queue.Len() == 1 })
-	b.wait("the alarm", 10*time.Second, func() bool { return b.raised("uplink.poison") })
+	b.wait("all but one released", func() bool { return b.queue.Len() == 1 })
+	b.wait("the alarm", func() bool { return b.raised("uplink.poison") })
 	b.add(telemetry, 20)
 	b.add(event, 3)
-	b.wait("new batches pass it", 10*time.Second, func() bool { return b.queue.Len() == 1 })
+	b.wait("new batches pass it", func() bool { return b.queue.Len() == 1 })
 	if rec, err := b.queue.Next(3, 0); err != nil || rec.Seq != 7 {
 		t.Errorf("held is batch %d, %v", rec.Seq, err)
 	}
 	healed.Store(true)
-	b.arrived(10*time.Second, 53)
-	b.wait("the alarm down", 5*time.Second, func() bool { return !b.raised("uplink.poison") })
+	b.arrived(53)
+	b.wait("the alarm down", func() bool { return !b.raised("uplink.poison") })
 	if s := u.State(); s.Losses < 5 {
 		t.Errorf("%d losses", s.Losses)
 	}
@@ -194,18 +194,19 @@ func TestPoison(t *testing.T) {
 // TestPayloadAdapts: on a link that lives for a few kilobytes payloads shrink until they pass, and grow again.
 func TestPayloadAdapts(t *testing.T) {
 	b := newBench(t, true)
-	b.add(telemetry, 400)
+	b.add(telemetry, 200)
 	o := b.options()
-	b.proxy.CutAfter(b.rand, 12<<10)
+	o.PayloadBytes = 16 << 10
+	b.proxy.CutAfter(b.rand, 5<<10)
 	u, _ := b.start(o)
-	b.wait("smaller payloads", 10*time.Second, func() bool { return u.State().PayloadBytes <= 8<<10 })
-	b.wait("most released", 20*time.Second, func() bool { return b.queue.Len() < 100 })
+	b.wait("smaller payloads", func() bool { return u.State().PayloadBytes <= 2<<10 })
+	b.wait("most released", func() bool { return b.queue.Len() < 100 })
 	b.proxy.CutAfter(nil, 0)
-	b.arrived(10*time.Second, 400)
+	b.arrived(200)
 	for range 20 {
-		b.add(telemetry, 200)
-		b.wait("released", 10*time.Second, func() bool { return b.queue.Len() == 0 })
-		if u.State().PayloadBytes == 64<<10 {
+		b.add(telemetry, 100)
+		b.wait("released", func() bool { return b.queue.Len() == 0 })
+		if u.State().PayloadBytes == o.PayloadBytes {
 			return
 		}
 	}
@@ -235,7 +236,7 @@ func TestStalePubacks(t *testing.T) {
 	o := b.options()
 	o.URL, o.Ack, o.AckTimeout = "mqtt://"+l.Addr().String(), uplink.AckPuback, 200*time.Millisecond
 	_, stop := b.start(o)
-	b.wait("two connections with publishes", 10*time.Second, func() bool { return published.Load() >= 4 })
+	b.wait("two connections with publishes", func() bool { return published.Load() >= 4 })
 	stop()
 	if n := b.queue.Len(); n != 30 {
 		t.Errorf("%d of 30 batches are held, none was acknowledged", n)

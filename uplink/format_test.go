@@ -2,7 +2,6 @@ package uplink_test
 
 import (
 	"testing"
-	"time"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/uplink"
@@ -40,7 +39,7 @@ func TestFormats(t *testing.T) {
 					}}
 				}
 				u, _ := b.start(o)
-				b.arrived(10*time.Second, 42)
+				b.arrived(42)
 				for _, s := range b.store.Order() {
 					wantPlain := format != uplink.FormatColumns && (known || s.Lane == control)
 					if s.Plain != wantPlain {

@@ -17,6 +17,15 @@ import (
 	"github.com/waybill-telematics/waybill/uplink/uplinktest"
 )
 
+func testQueue(t testing.TB, epoch uint64) *uplinktest.Queue {
+	t.Helper()
+	q, err := uplinktest.NewQueue("acme", "car", epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
 func testUplink(t testing.TB, q Queue, change func(*Options)) *Uplink {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -41,7 +50,7 @@ func TestTCPUserTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	u := testUplink(t, uplinktest.NewQueue("acme", "car", 1), func(o *Options) { o.URL = "mqtt://" + l.Addr().String() })
+	u := testUplink(t, testQueue(t, 1), func(o *Options) { o.URL = "mqtt://" + l.Addr().String() })
 	conn, err := u.dial(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +93,7 @@ func TestPace(t *testing.T) {
 
 // TestBackoffResets: after a PUBACK or a long life, not on connecting.
 func TestBackoffResets(t *testing.T) {
-	u := testUplink(t, uplinktest.NewQueue("acme", "car", 1), nil)
+	u := testUplink(t, testQueue(t, 1), nil)
 	for _, c := range []struct {
 		out  outcome
 		want int
@@ -167,7 +176,7 @@ func (m message) Ack()              {}
 func FuzzReceipt(f *testing.F) {
 	const epoch = 5
 	fresh := func(t testing.TB) (*uplinktest.Queue, []uint32) {
-		q := uplinktest.NewQueue("acme", "car", epoch)
+		q := testQueue(t, epoch)
 		var sums []uint32
 		for i := range 6 {
 			rec, err := q.Add(telemetrypb.Lane_LANE_TELEMETRY, telemetrypb.Head{BootID: [16]byte{1}, Catalogue: [16]byte{2}},
