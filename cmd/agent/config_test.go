@@ -76,7 +76,7 @@ func TestConfigurationErrorsNameFileLineAndRemedy(t *testing.T) {
 		words      []string
 	}{
 		{"empty", "", 1, []string{"empty", "examples/agent.yaml"}},
-		{"not YAML", "device: [\n", 2, nil},
+		{"not YAML", "device: [\n", 1, nil},
 		{"wrong type", strings.Replace(good, "id: car-1", "id: [1, 2]", 1), 2, []string{"want text, got a list"}},
 		{"number for a list", strings.Replace(good, "dbc: [a.dbc]", "dbc: 7", 1), 6, []string{"want a list", "7"}},
 		{"text for a number", good + "    - match: x\n      dead_band: wide\n", 11, []string{"want a number, got text (wide)"}},

@@ -73,7 +73,7 @@ func TestBrokerKilledFor30Seconds(t *testing.T) {
 	dir := t.TempDir()
 	broker := deps.Mosquitto(t, deps.MosquittoOptions{})
 	db := filepath.Join(dir, "fleet.db")
-	fleet := start(t, nil, "fleet", "serve", "--broker", broker.URL(), "--insecure", "--db", db, "--json", "--retry", "200ms")
+	fleet := startFleet(t, broker.URL(), db)
 	f := startFeed(t, dir, 5*time.Millisecond)
 	agent := start(t, nil, "agent", "run", "-c", liveConfig(t, dir, f, broker.URL()))
 	eventually(t, 30*time.Second, "samples arrive", func() bool { return stored(t, db) > 500 })

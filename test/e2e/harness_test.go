@@ -119,6 +119,26 @@ func (p *process) wait(bound time.Duration) {
 	}
 }
 
+// startFleet runs the fleet and returns when it has subscribed.
+func startFleet(t testing.TB, broker, db string, args ...string) *process {
+	t.Helper()
+	subscribed := make(chan struct{})
+	var once sync.Once
+	p := start(t, func(line string) {
+		if strings.Contains(line, "msg=subscribed") {
+			once.Do(func() { close(subscribed) })
+		}
+	}, "fleet", append([]string{"serve", "--broker", broker, "--insecure", "--db", db, "--json", "--retry", "200ms"}, args...)...)
+	select {
+	case <-subscribed:
+	case <-p.done:
+		t.Fatalf("the fleet ended: %v", p.err)
+	case <-time.After(time.Minute):
+		t.Fatal("the fleet did not subscribe within a minute")
+	}
+	return p
+}
+
 // output runs a program to its end and returns its standard output.
 func output(t testing.TB, name string, args ...string) []byte {
 	t.Helper()

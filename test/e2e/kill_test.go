@@ -48,7 +48,7 @@ func TestAgentKilledFiftyTimes(t *testing.T) {
 	dir := t.TempDir()
 	broker := deps.Mosquitto(t, deps.MosquittoOptions{})
 	db := filepath.Join(dir, "fleet.db")
-	fleet := start(t, nil, "fleet", "serve", "--broker", broker.URL(), "--insecure", "--db", db, "--json")
+	fleet := startFleet(t, broker.URL(), db)
 	f := startFeed(t, dir, 2*time.Millisecond)
 	config := liveConfig(t, dir, f, broker.URL())
 	said := &committed{total: map[string]int{}}

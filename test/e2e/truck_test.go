@@ -41,7 +41,7 @@ func TestTruckReachesTheStore(t *testing.T) {
 		t.Fatalf("cantools: %v", err)
 	}
 	want := jsonLines[decoded](t, oracle)
-	if len(want) < 1000 {
+	if len(want) < 700 {
 		t.Fatalf("cantools decoded %d values only: the oracle is broken", len(want))
 	}
 	for _, format := range []string{"columns", "plain", "json"} {
@@ -49,7 +49,7 @@ func TestTruckReachesTheStore(t *testing.T) {
 			dir := t.TempDir()
 			broker := deps.Mosquitto(t, deps.MosquittoOptions{Persistence: true})
 			db := filepath.Join(dir, "fleet.db")
-			fleet := start(t, nil, "fleet", "serve", "--broker", broker.URL(), "--insecure", "--db", db, "--json")
+			fleet := startFleet(t, broker.URL(), db)
 			config := writeFile(t, filepath.Join(dir, "agent.yaml"), `
 device: {id: truck-1, tenant: test}
 data_dir: data
