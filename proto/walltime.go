@@ -85,6 +85,9 @@ func offsetTime(a *Anchor, bootNS int64) (int64, uint64, TimeSource) {
 	if bootNS < a.GetBootNs() {
 		distance = -distance
 	}
+	if a.GetSource() == TimeSource_TIME_SOURCE_LOG {
+		distance = 0 // a replay's boottime is made of the log's stamps: no crystal runs between them
+	}
 	doubt, carry := bits.Add64(a.GetUncertaintyNs(), distance/driftPerNS, 0)
 	if carry != 0 {
 		doubt = math.MaxUint64

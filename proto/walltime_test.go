@@ -52,6 +52,7 @@ func TestWallTime(t *testing.T) {
 		{"after the suspend", suspended, 5500 * second, noon + 7500*second, 20, gps},
 		{"the hour before the fix", repaired, 2 * second, noon - 3598*second, 100 + 3598*50_000, gps},
 		{"far away", one, math.MinInt64, math.MinInt64 + noon - 100*second, 10 + (1<<63+uint64(100*second))/20000, gps},
+		{"a replayed log knows its own time", &ClockRecord{Anchors: []*Anchor{{BootNs: 100 * second, UnixNs: noon, Source: TimeSource_TIME_SOURCE_LOG}}}, 1100 * second, noon + 1000*second, 0, TimeSource_TIME_SOURCE_LOG},
 		{"two bounds", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000), NotAfterUnixNs: proto.Int64(2001)}, 100, 1550, 451, TimeSource_TIME_SOURCE_NEIGHBOUR},
 		{"one bound", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
 		{"bounds crossed", &ClockRecord{NotBeforeUnixNs: proto.Int64(3000), NotAfterUnixNs: proto.Int64(2000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
