@@ -1,6 +1,10 @@
 package buffer
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // Abandon ends the queue as a kill would: nothing more is written, the locks go.
 func (q *Queue) Abandon() {
@@ -19,4 +23,51 @@ func (q *Queue) Abandon() {
 		unix.Flock(int(q.lockFile.Fd()), unix.LOCK_UN)
 		q.lockFile.Close()
 	}
+}
+
+// SetReaderVersion makes a segment head or meta file, at an offset of b, ask for a newer reader.
+func SetReaderVersion(b []byte, at int) {
+	be.PutUint16(b[at+6:], formatVersion+1)
+	end := len(b)
+	if string(b[at:at+4]) == segmentMagic {
+		end = at + len(appendSegmentHead(nil, &segmentHead{}))
+	}
+	be.PutUint32(b[end-4:], checksum(b[at:end-4]))
+}
+
+// CommitUnconfirmed brings a commit to the disk and then treats it as failed, as when the last flush gives an error
+// though the bytes arrived.
+func (q *Queue) CommitUnconfirmed(batches []Record, journal []JournalEntry) {
+	q.commitMu.Lock()
+	defer q.commitMu.Unlock()
+	work, err := q.plan(batches, journal)
+	if err != nil {
+		panic(err)
+	}
+	for _, l := range Lanes() {
+		if w := work[l]; len(w.batches)+len(w.journal) > 0 {
+			t, err := q.tailFor(l, w.cost)
+			if err != nil {
+				panic(err)
+			}
+			head := commitHead{
+				Lane: l, Epoch: t.seg.epoch, Commit: q.lanes[l].nextCommit,
+				Batches: uint32(len(w.batches)), Journal: uint32(len(w.journal)),
+			}
+			q.lanes[l].nextCommit++
+			err = t.write(&head, func(uint64) uint64 { return t.seg.epoch }, w.batches, w.journal)
+			if err != nil {
+				panic(err)
+			}
+			q.retire(l, errors.New("unconfirmed"))
+		}
+	}
+}
+
+// Roll begins a new tail, as a commit that does not fit does before it is written.
+func (q *Queue) Roll(l Lane) error {
+	q.commitMu.Lock()
+	defer q.commitMu.Unlock()
+	_, err := q.tailFor(l, q.o.SegmentBytes+1)
+	return err
 }

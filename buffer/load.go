@@ -112,6 +112,9 @@ func (c *contents) walk(snap *boltfile.Snapshot, last uint64) error {
 	if last != 0 {
 		c.last = min(c.last, last)
 	}
+	if c.last == 0 {
+		c.last = c.first - 1 // none yet
+	}
 	return err
 }
 

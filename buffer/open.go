@@ -345,6 +345,9 @@ func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest b
 // settle decides on the epoch.
 func (op *opening) settle() error {
 	q := op.q
+	for _, h := range op.heads {
+		q.generation = max(q.generation, h.Generation) // a new meta is newer than every segment
+	}
 	if op.meta != nil {
 		q.epochs = op.meta.Epochs
 		q.hasParent, q.parent = op.meta.HasParent, op.meta.Parent

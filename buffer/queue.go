@@ -54,7 +54,7 @@ type lane struct {
 	newest      uint64 // highest seq stored
 	segments    []*segment
 	released    ranges.Set        // every seq below next that nobody waits for
-	parts       map[uint64]uint32 // journal entries on disk of each seq that is not sealed
+	parts       map[uint64]uint32 // confirmed journal entries of each seq that is not sealed
 }
 
 // journalPart is a journal entry and its place among those of its seq.
@@ -296,6 +296,13 @@ func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
 			w.batches, w.journal = w.batches[n:], w.journal[j:]
 		}
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range Lanes() {
+		for _, j := range work[l].journal {
+			q.lanes[l].parts[j.entry.Seq] = j.part + 1
+		}
+	}
 	return nil
 }
 
@@ -373,7 +380,7 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	}
 	for _, j := range journal {
 		seg.journal.Add(Range{First: j.entry.Seq, Last: j.entry.Seq})
-		ln.parts[j.entry.Seq] = j.part + 1
+		ln.parts[j.entry.Seq] += 0 // known, but not confirmed before the other lanes are
 	}
 	if q.o.Now != nil {
 		q.lastCommit = q.o.Now()

@@ -82,10 +82,18 @@ func (q *Queue) pick(l Lane, from uint64) (*segment, entry, error) {
 // loadIndex brings a closed segment's index into memory.
 func (q *Queue) loadIndex(seg *segment, last uint64) error {
 	c, err := loadSegment(seg.path, seg.lane, seg.number, last)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("queue: segment %s: %w", seg.file(), err)
+	switch {
+	case err == nil:
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("queue: segment %s: %w", seg.file(), err)
+	case q.o.ReadOnly:
+		q.mu.Lock() // the live process has sent and removed it
+		defer q.mu.Unlock()
+		for _, r := range seg.stored.Clone() {
+			q.releaseLocked(seg.lane, r)
 		}
+		return nil
+	default:
 		c = &contents{salvaged: true, damage: "the file is gone"}
 	}
 	q.useIndex(seg, c)
