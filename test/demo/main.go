@@ -96,8 +96,8 @@ type bench struct {
 // driveSummary is the last line of waybill-simulate.
 type driveSummary struct {
 	Frames       int64  `json:"frames"`
-	FirstCounter uint64 `json:"first_counter"`
-	LastCounter  uint64 `json:"last_counter"`
+	FirstCounter uint64 `json:"counter_first"`
+	LastCounter  uint64 `json:"counter_last"`
 }
 
 // storeLine is what waybill-fleet serve --json prints each interval.
@@ -124,7 +124,7 @@ collect:
     - {match: "*.FrameCounter", sample: every}
     - {match: "*"}
   rules:
-    - {name: overspeed, signal: can0.Motion.VehicleSpeed, above: 120, hysteresis: 3}
+    - {name: overspeed, signal: can0.DriveCounter.VehicleSpeed, above: 120, hysteresis: 3}
 queue: {commit_every: 500ms, seal_every: 1s}
 uplink:
   broker: mqtt://%s
@@ -201,13 +201,12 @@ func (b *bench) onFleet(line []byte) {
 // onCar follows the drive: in the tunnel there is no network.
 func (b *bench) onCar(line []byte) {
 	var phase struct {
-		Phase  string `json:"phase"`
-		Tunnel bool   `json:"tunnel"`
+		Phase string `json:"phase"`
 	}
 	if json.Unmarshal(line, &phase) == nil && phase.Phase != "" {
 		b.phase.Store(phase.Phase)
-		if phase.Tunnel != b.tunnel.Swap(phase.Tunnel) {
-			if phase.Tunnel {
+		if tunnel := phase.Phase == "tunnel"; tunnel != b.tunnel.Swap(tunnel) {
+			if tunnel {
 				b.link.Freeze()
 			} else {
 				b.link.Thaw()

@@ -18,10 +18,11 @@ import (
 
 // figures are what the agent's metrics say.
 type figures struct {
-	samples  float64 // committed or waiting to be, of telemetry and events
-	depth    float64 // batches in the queue
-	released float64
-	memory   float64 // bytes resident
+	samples float64 // committed or waiting to be, of telemetry and events
+	depth   float64 // batches in the queue
+	sent    float64 // batches, resent ones included
+	bytes   float64 // to the broker
+	memory  float64 // resident, bytes
 }
 
 // metrics reads the agent's page.
@@ -43,10 +44,11 @@ func (b *bench) metrics(ctx context.Context) (figures, error) {
 		return figures{}, err
 	}
 	return figures{
-		samples:  sum(families["waybill_samples_total"], "event", "telemetry"),
-		depth:    sum(families["waybill_queue_batches"]),
-		released: sum(families["waybill_uplink_released_total"]),
-		memory:   sum(families["process_resident_memory_bytes"]),
+		samples: sum(families["waybill_samples_total"], "event", "telemetry"),
+		depth:   sum(families["waybill_queue_batches"]),
+		sent:    sum(families["waybill_uplink_batches_sent_total"]),
+		bytes:   sum(families["waybill_uplink_bytes_sent_total"]),
+		memory:  sum(families["process_resident_memory_bytes"]),
 	}, nil
 }
 
@@ -68,7 +70,8 @@ func sum(family *dto.MetricFamily, lanes ...string) (total float64) {
 
 // watch prints a line a second until the drive is over.
 func (b *bench) watch(ctx context.Context, drive time.Duration) {
-	fmt.Fprintf(b.out, "\n%6s  %-10s %-8s %11s %9s %9s %11s %6s\n", "time", "road", "network", "samples in", "queued", "sent", "stored", "lost")
+	fmt.Fprintf(b.out, "\n%6s  %-10s %-8s %11s %8s %8s %9s %6s\n%26s %11s %8s %8s %9s\n", "time", "road", "network", "in", "queued", "sent", "stored", "lost",
+		"", "samples", "batches", "batches", "samples")
 	every := min(time.Second, drive/10)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -98,7 +101,7 @@ func (b *bench) line(ctx context.Context, at time.Duration) {
 	if b.tunnel.Load() {
 		network = "DOWN"
 	}
-	fmt.Fprintf(b.out, "%5.0fs  %-10s %-8s %11.0f %9.0f %9.0f %11d %6d\n", at.Seconds(), b.phase.Load(), network, f.samples, f.depth, f.released, s.Samples,
+	fmt.Fprintf(b.out, "%5.0fs  %-10s %-8s %11.0f %8.0f %8.0f %9d %6d\n", at.Seconds(), b.phase.Load(), network, f.samples, f.depth, f.sent, s.Samples,
 		int64(s.Gaps)+s.Losses)
 }
 
@@ -160,8 +163,8 @@ func (b *bench) verdict(f figures, drive driveSummary) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, "\non the bus  %d frames, %d of them numbered\nin the agent %.0f samples, %.1f MB resident\nin the store %d samples in %d batches, %d resent batches recognised\n",
-		drive.Frames, drive.LastCounter-drive.FirstCounter+1, f.samples, f.memory/1e6, len(all), s.Batches, s.Duplicates)
+	fmt.Fprintf(b.out, "\non the bus  %d frames, %d of them numbered\nin the agent %.0f samples, %.1f MB resident\non the wire %.0f bytes up, %.2f a sample with everything around it\nin the store %d samples in %d batches, %d resent batches recognised\n",
+		drive.Frames, drive.LastCounter-drive.FirstCounter+1, f.samples, f.memory/1e6, f.bytes, f.bytes/max(f.samples, 1), len(all), s.Batches, s.Duplicates)
 	fmt.Fprintf(b.out, "lost = %d   twice = %d   gaps = %d   losses = %d   rejected = %d   parked = %d\n", missing, twice, s.Gaps, s.Losses, s.Rejected, s.Parked)
 	if missing+twice > 0 || s.Gaps > 0 || s.Losses > 0 || s.Rejected > 0 || s.Parked > 0 || len(all) == 0 {
 		return fmt.Errorf("something was lost or stored twice")
