@@ -139,10 +139,11 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	if err := f.checkBroker(); err != nil {
 		return o, err
 	}
-	return ingest.ReceiverOptions{
+	o = ingest.ReceiverOptions{
 		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry,
 		Credentials: f.credentials(), TLS: f.tls(),
-	}, nil
+	}
+	return o, o.Check()
 }
 
 // serveStatus is one line of --json.

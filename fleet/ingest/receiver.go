@@ -77,6 +77,23 @@ type Receiver struct {
 	counts    Counts
 }
 
+// Check says what is wrong with the options.
+func (o *ReceiverOptions) Check() error {
+	u, err := url.Parse(o.Broker)
+	if err != nil || u.Host == "" {
+		return fmt.Errorf("broker %q: want a URL such as tcp://HOST:1883 or ssl://HOST:8883", o.Broker)
+	}
+	if o.ClientID == "" {
+		return errors.New("a client id is needed: the broker keeps the session under it")
+	}
+	if o.Tenant != "" {
+		if err := telemetrypb.CheckName("tenant", o.Tenant); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // NewReceiver makes a Receiver.
 func NewReceiver(o ReceiverOptions, a Applier) (*Receiver, error) {
 	if o.Log == nil {
@@ -88,17 +105,8 @@ func NewReceiver(o ReceiverOptions, a Applier) (*Receiver, error) {
 	if o.BackoffCap == 0 {
 		o.BackoffCap = 5 * time.Minute
 	}
-	u, err := url.Parse(o.Broker)
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("broker %q: want a URL such as tcp://HOST:1883 or ssl://HOST:8883", o.Broker)
-	}
-	if o.ClientID == "" {
-		return nil, errors.New("a client id is needed: the broker keeps the session under it")
-	}
-	if o.Tenant != "" {
-		if err := telemetrypb.CheckName("tenant", o.Tenant); err != nil {
-			return nil, err
-		}
+	if err := o.Check(); err != nil {
+		return nil, err
 	}
 	return &Receiver{o: o, apply: a}, nil
 }
