@@ -20,6 +20,7 @@ var layers = map[string][]string{
 	"buffer":   {},
 	"uplink":   {"buffer", "proto"},
 	"firmware": {"proto"},
+	"fleet":    {"proto"},
 	"internal": {"proto"},
 }
 
@@ -34,6 +35,7 @@ var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/agent", "github.com/segmentio/", "the vehicle has no Kafka"},
 	{"cmd/agent", "github.com/IBM/sarama", "the vehicle has no Kafka"},
 	{"cmd/agent", "github.com/confluentinc/", "the vehicle has no Kafka"},
+	{"cmd/agent", module + "/fleet", "the vehicle has no store"},
 	{"cmd/agent", "testing", "tests' parts do not ship"},
 	{"cmd/fleet", "testing", "tests' parts do not ship"},
 	{"proto", "go.yaml.in/", "only cmd/ reads configuration"},
@@ -56,8 +58,8 @@ func TestLayers(t *testing.T) {
 				switch {
 				case other == "cmd" && sibling != name && !strings.HasPrefix(sibling, name+"/"):
 					t.Errorf("%s imports %s: nothing imports a command", name, sibling)
-				case other == "test" && top != "test":
-					t.Errorf("%s imports %s: only tests do", name, sibling)
+				case other == "test" && top != "test" && name != "cmd/simulate":
+					t.Errorf("%s imports %s: only tests and the simulated vehicle do", name, sibling)
 				case ruled && other != top && other != "internal" && !slices.Contains(allowed, other):
 					t.Errorf("%s imports %s; package %s may import %v and internal", name, sibling, top, allowed)
 				}
