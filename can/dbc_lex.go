@@ -72,6 +72,7 @@ func (l *lexer) skip() {
 	}
 }
 
+// toLineEnd leaves out what is left on the line.
 func (l *lexer) toLineEnd() {
 	end := bytes.IndexByte(l.src[l.pos:], '\n')
 	if end < 0 {

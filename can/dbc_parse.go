@@ -271,17 +271,17 @@ func (p *parser) messageHead(line int) {
 	id, ok := messageID(idText)
 	if !ok {
 		p.warn(line, SeverityError, "BO_ %s: not an identifier of 32 bits; the message is left out", shorten(idText))
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	}
 	name := p.word()
 	if name == independentSignals || id == independentID {
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	}
 	if name == "" {
 		p.warn(line, SeverityError, "BO_ %d: no name; the message is left out", id)
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	}
 	if !p.accept(':') {
@@ -291,14 +291,14 @@ func (p *parser) messageHead(line int) {
 	length, err := strconv.ParseUint(lengthText, 10, 32)
 	if err != nil || length > maxMessageLength {
 		p.warn(line, SeverityError, "BO_ %d %s: length %s; the message is left out", id, name, shorten(lengthText))
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	}
 	m := &Message{Name: name, Length: int(length), Line: line, rawID: id, ID: id &^ flagExtendedID, Extended: id&flagExtendedID != 0}
 	switch {
 	case m.ID > MaxExtendedID:
 		p.warn(line, SeverityError, "BO_ %d %s: the identifier has more than 29 bits; the message is left out", id, name)
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	case !m.Extended && m.ID > MaxStandardID:
 		p.warn(line, SeverityNote, "BO_ %d %s: above 0x7FF without the flag of an extended identifier; read as extended", id, name)
@@ -317,7 +317,7 @@ func (p *parser) messageHead(line int) {
 	p.db.Messages = append(p.db.Messages, m)
 	if p.sameLine() && p.peek() != 0 {
 		p.warn(line, SeverityNote, "BO_ %d %s: left out from %s on", id, name, shorten(p.word()))
-		p.restOfLine()
+		p.toLineEnd()
 	}
 }
 
@@ -328,9 +328,6 @@ func (p *parser) sameLine() bool {
 	}
 	return p.pos < len(p.src) && p.src[p.pos] != '\n' && !strings.HasPrefix(string(p.src[p.pos:min(p.pos+2, len(p.src))]), "//")
 }
-
-// restOfLine leaves out what is left on the line.
-func (p *parser) restOfLine() { p.toLineEnd() }
 
 // words reads names with commas or blanks between them.
 func (p *parser) words() []string {

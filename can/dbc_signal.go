@@ -14,7 +14,7 @@ func (p *parser) signal(line int) {
 		if !p.orphan {
 			p.warn(line, SeverityError, "SG_: a signal outside of a message is left out")
 		}
-		p.restOfLine()
+		p.toLineEnd()
 		return
 	}
 	s := &Signal{Line: line, Scale: 1}
@@ -97,7 +97,7 @@ func (p *parser) signalLine(s *Signal) error {
 		receiver := p.word()
 		if receiver == "" {
 			p.warn(s.Line, SeverityNote, "SG_ %s: left out from %s on", s.Name, shorten(string(p.src[p.pos:p.pos+1])))
-			p.restOfLine()
+			p.toLineEnd()
 			break
 		}
 		s.Receivers = append(s.Receivers, receiver)
