@@ -243,7 +243,21 @@ func TestDamage(t *testing.T) {
 		},
 		"a bit of a record's header in the newest segment": {
 			break_: func(f map[string][]byte) { f[newest][find(newest, tele, 59)-50] ^= 1 },
-			lost:   func(n int) bool { return n <= 1 }, newEpoch: true, reason: "is damaged",
+			lost:   func(n int) bool { return n == 1 },
+		},
+		"the name of a commit in the newest segment": {
+			break_: func(f map[string][]byte) {
+				b := f[newest]
+				for at := 0; ; at++ { // copies of its page that are not in use are left as well
+					i := bytes.Index(b[at:], []byte("WBC1"))
+					if i < 0 {
+						break
+					}
+					at += i
+					b[at+22] ^= 1
+				}
+			},
+			lost: func(n int) bool { return n == 0 }, newEpoch: true, reason: "is damaged",
 		},
 		"both meta pages of the oldest segment": {
 			break_: func(f map[string][]byte) { clear(f[oldest][:8192]) },

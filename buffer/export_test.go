@@ -50,10 +50,7 @@ func (q *Queue) CommitUnconfirmed(batches []Record, journal []JournalEntry) {
 			if err != nil {
 				panic(err)
 			}
-			head := commitHead{
-				Lane: l, Epoch: t.seg.epoch, Commit: q.lanes[l].nextCommit,
-				Batches: uint32(len(w.batches)), Journal: uint32(len(w.journal)),
-			}
+			head := describe(t.seg, q.lanes[l].nextCommit, w.batches, w.journal)
 			q.lanes[l].nextCommit++
 			err = t.write(&head, func(uint64) uint64 { return t.seg.epoch }, w.batches, w.journal)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/waybill-telematics/waybill/buffer/internal/boltfile"
 	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
@@ -21,14 +22,15 @@ type contents struct {
 
 	first, last uint64 // commits
 	batches     []placed
-	journal     []placed
+	journal     []journaled
 	released    [laneCount + 1]ranges.Set
 }
 
-// placed is a record and where it lies.
-type placed struct {
-	header
-	at int64
+// journaled says that a commit holds journal entries of a seq.
+type journaled struct {
+	seq    uint64
+	commit uint64
+	at     int64 // offset of the one entry, 0 = look commit and seq up
 }
 
 // errMoved: the file was committed to while it was read.
@@ -39,9 +41,20 @@ func isDamage(err error) bool {
 	return errors.Is(err, boltfile.ErrDamaged) || errors.Is(err, errRecord) || errors.Is(err, syscall.EIO)
 }
 
-// loadSegment reads a whole segment: every header, not the bytes behind them. Commits above last do not count (0 = all
-// do). A damaged one is salvaged: then contents.salvaged is set and err is nil.
-func loadSegment(path string, lane Lane, number, last uint64) (*contents, error) {
+// loadSegment reads what a segment holds, from the names of its buckets; batches are looked at when they are needed.
+// Commits above last do not count (0 = all do). A damaged one is salvaged: then contents.salvaged is set and err is nil. One that is written to by another
+// process, which commits about once a second, is read again until it holds still.
+func loadSegment(path string, lane Lane, number, last uint64) (c *contents, err error) {
+	for range 100 {
+		if c, err = loadOnce(path, lane, number, last); !errors.Is(err, errMoved) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return c, err
+}
+
+func loadOnce(path string, lane Lane, number, last uint64) (*contents, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -91,10 +104,11 @@ func (c *contents) walk(snap *boltfile.Snapshot, last uint64) error {
 			}
 			return c.readHead(snap, b)
 		}
-		if len(name) != 8 {
-			return fmt.Errorf("%w: a bucket of name %x", errRecord, name)
+		head, err := parseCommitHead(name)
+		if err != nil {
+			return err
 		}
-		commit := be.Uint64(name)
+		commit := head.Commit
 		if want := c.head.First; c.last == 0 && commit != want || c.last != 0 && commit != c.last+1 {
 			return fmt.Errorf("%w: commit %d after %d", errRecord, commit, c.last)
 		}
@@ -103,7 +117,7 @@ func (c *contents) walk(snap *boltfile.Snapshot, last uint64) error {
 			return nil
 		}
 		c.last = commit
-		return c.readCommit(snap, b, commit)
+		return c.take(&head)
 	})
 	if err == nil && !seenHead {
 		return fmt.Errorf("%w: no segment head", errRecord)
@@ -135,54 +149,21 @@ func (c *contents) readHead(snap *boltfile.Snapshot, b boltfile.Bucket) error {
 	return err
 }
 
-// readCommit takes in one commit's bucket and holds it to its head.
-func (c *contents) readCommit(snap *boltfile.Snapshot, b boltfile.Bucket, commit uint64) error {
-	var head commitHead
-	first := true
-	var batches, journal uint32
-	err := b.Each(func(key []byte, v boltfile.Value) error {
-		if first {
-			first = false
-			if string(key) != string(headKey) || v.Size > 1<<20 {
-				return fmt.Errorf("%w: commit %d has no head", errRecord, commit)
-			}
-			value, err := snap.Read(v)
-			if err == nil {
-				head, err = parseCommitHead(value)
-			}
-			return err
-		}
-		var buf [headerBytes]byte
-		value, err := snap.ReadPrefix(v, buf[:])
-		if err != nil {
-			return err
-		}
-		h, err := parseHeader(value)
-		if err != nil {
-			return fmt.Errorf("commit %d: %w", commit, err)
-		}
-		if h.Commit != commit || h.Lane != c.head.Lane || int64(h.Length)+headerBytes != v.Size {
-			return fmt.Errorf("%w: commit %d holds a record of commit %d", errRecord, commit, h.Commit)
-		}
-		p := placed{header: h, at: v.Offset}
-		switch {
-		case h.Kind == kindBatch && string(key) == string(batchKey(h.Seq)):
-			batches++
-			c.batches = append(c.batches, p)
-		case h.Kind == kindJournal && len(key) == journalKeyBytes && be.Uint64(key[1:]) == h.Seq:
-			journal++
-			c.journal = append(c.journal, p)
-		default:
-			return fmt.Errorf("%w: commit %d: key %x", errRecord, commit, key)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
+// take takes in what a commit's name lists.
+func (c *contents) take(head *commitHead) error {
+	if head.Lane != c.head.Lane || head.Epoch != c.head.Epoch {
+		return fmt.Errorf("%w: commit %d is of lane %s, epoch %x", errRecord, head.Commit, head.Lane, head.Epoch)
 	}
-	if first || head.Commit != commit || head.Lane != c.head.Lane || head.Batches != batches || head.Journal != journal {
-		return fmt.Errorf("%w: commit %d: %d batches and %d journal entries, its head says %d and %d",
-			errRecord, commit, batches, journal, head.Batches, head.Journal)
+	for _, b := range head.Batches {
+		c.batches = append(c.batches, placed{listed: b, commit: head.Commit})
+	}
+	for _, r := range head.Journal {
+		if r.Count() > maxCommitJournal {
+			return fmt.Errorf("%w: commit %d journals %d seqs", errRecord, head.Commit, r.Count())
+		}
+		for i := range r.Count() {
+			c.journal = append(c.journal, journaled{seq: r.First + i, commit: head.Commit})
+		}
 	}
 	for lane := range head.Released {
 		c.released[lane].AddSet(head.Released[lane])
@@ -222,19 +203,25 @@ func readBatch(path string, e entry) (header, []byte, error) {
 	return h, body, nil
 }
 
-func lookUp(f *os.File, e entry) ([]byte, error) {
+// openCommit finds a commit's bucket.
+func openCommit(f *os.File, commit uint64) (*boltfile.Snapshot, boltfile.Bucket, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, boltfile.Bucket{}, err
 	}
 	snap, err := boltfile.Open(f, info.Size())
 	if err != nil {
-		return nil, err
+		return nil, boltfile.Bucket{}, err
 	}
-	b, ok, err := snap.Bucket(commitName(e.commit))
+	b, _, ok, err := snap.Bucket(commitPrefix(commit))
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: commit %d is not there", errRecord, e.commit)
+		err = fmt.Errorf("%w: commit %d is not there", errRecord, commit)
 	}
+	return snap, b, err
+}
+
+func lookUp(f *os.File, e entry) ([]byte, error) {
+	snap, b, err := openCommit(f, e.commit)
 	if err != nil {
 		return nil, err
 	}
@@ -246,6 +233,63 @@ func lookUp(f *os.File, e entry) ([]byte, error) {
 		return nil, err
 	}
 	return snap.Read(v)
+}
+
+// readJournal reads the journal entries of one seq in one commit.
+func readJournal(path string, j journaled) (list []journalRead, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var values [][]byte
+	if j.at != 0 {
+		value := make([]byte, headerBytes)
+		if _, err := f.ReadAt(value, j.at); err != nil {
+			return nil, fmt.Errorf("%w: %w", errRecord, err)
+		}
+		h, err := parseHeader(value)
+		if err != nil {
+			return nil, err
+		}
+		value = append(value, make([]byte, h.Length)...)
+		if _, err := f.ReadAt(value[headerBytes:], j.at+headerBytes); err != nil {
+			return nil, fmt.Errorf("%w: %w", errRecord, err)
+		}
+		values = append(values, value)
+	} else {
+		snap, b, err := openCommit(f, j.commit)
+		if err != nil {
+			return nil, err
+		}
+		err = b.Each(func(key []byte, v boltfile.Value) error {
+			if len(key) != journalKeyBytes || key[0] != kindJournal || be.Uint64(key[1:]) != j.seq {
+				return nil
+			}
+			value, err := snap.Read(v)
+			values = append(values, value)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, value := range values {
+		h, body, err := openRecord(value)
+		if err == nil && (h.Kind != kindJournal || h.Seq != j.seq || h.Commit != j.commit) {
+			err = fmt.Errorf("%w: another record in its place", errRecord)
+		}
+		if err != nil {
+			return list, err
+		}
+		var r journalRead
+		r.entry, r.part = parseJournal(h, body)
+		list = append(list, r)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%w: no journal entry of %d in commit %d", errRecord, j.seq, j.commit)
+	}
+	return list, nil
 }
 
 // blocks is what a file occupies on disk, in bytes.

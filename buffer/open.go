@@ -29,7 +29,7 @@ type opening struct {
 }
 
 type placedJournal struct {
-	placed
+	journaled
 	seg *segment
 }
 
@@ -262,10 +262,6 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 		last = known.Last
 	}
 	c, err := loadSegment(seg.path, l, number, last)
-	for tries := 0; errors.Is(err, errMoved) && tries < 100; tries++ {
-		time.Sleep(5 * time.Millisecond) // a live queue, looked at from outside; it commits about once a second
-		c, err = loadSegment(seg.path, l, number, last)
-	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && q.o.ReadOnly:
 		return nil, nil
@@ -282,29 +278,19 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 		op.heads = append(op.heads, segmentHead{Lane: l, Epoch: c.head.Epoch, Number: number, First: c.first})
 	}
 	for i := range c.batches {
-		b := &c.batches[i]
-		if newer.Contains(b.Seq) {
-			continue
+		if !newer.Contains(c.batches[i].Seq) {
+			seg.add(c.batches[i])
 		}
-		seg.add(&b.header, q.offset(b.at))
 	}
 	for _, j := range c.journal {
-		seg.journal.Add(Range{First: j.Seq, Last: j.Seq})
-		op.journal[l] = append(op.journal[l], placedJournal{placed: j, seg: seg})
+		seg.journal.Add(Range{First: j.seq, Last: j.seq})
+		op.journal[l] = append(op.journal[l], placedJournal{journaled: j, seg: seg})
 	}
 	for lane := range c.released {
 		q.lanes[lane].released.AddSet(c.released[lane])
 	}
 	op.judge(seg, c, known, newest)
 	return seg, nil
-}
-
-// offset is where a batch is read: in a live file nothing but the newest tree says.
-func (q *Queue) offset(at int64) int64 {
-	if q.o.ReadOnly {
-		return 0
-	}
-	return at
 }
 
 // judge compares a segment that was read with what meta knew, and notes what is gone.
@@ -438,28 +424,35 @@ func (op *opening) recover() {
 		ln := &q.lanes[l]
 		list := op.journal[l]
 		slices.SortStableFunc(list, func(a, b placedJournal) int {
-			return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Commit, b.Commit))
+			return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.commit, b.commit))
 		})
 		// Entry number p of a seq replaces what an earlier commit wrote from p on: that was a call that failed and was
 		// made again.
 		var entries []journalRead
 		for _, j := range list {
-			if ln.storedLocked(j.Seq) {
+			if ln.storedLocked(j.seq) {
 				continue
 			}
-			r, err := readJournal(j)
+			read, err := readJournal(j.seg.path, j.journaled)
+			if err != nil && j.at == 0 {
+				read, err = salvageJournal(j, err)
+			}
 			if err != nil {
+				q.mu.Lock()
+				epoch := q.epochOfLocked(l, j.seq)
+				q.mu.Unlock()
 				op.damage = append(op.damage, Damage{
-					Lane: l, Epoch: j.Epoch, Seqs: []Range{{First: j.Seq, Last: j.Seq}}, Journal: true, File: j.seg.file(),
+					Lane: l, Epoch: epoch, Seqs: []Range{{First: j.seq, Last: j.seq}}, Journal: true, File: j.seg.file(),
 					Reason: "journal entry: " + err.Error(),
 				})
-				continue
 			}
-			n := len(entries)
-			for n > 0 && entries[n-1].entry.Seq == j.Seq && entries[n-1].part >= r.part {
-				n--
+			for _, r := range read {
+				n := len(entries)
+				for n > 0 && entries[n-1].entry.Seq == j.seq && entries[n-1].part >= r.part {
+					n--
+				}
+				entries = append(entries[:n], r)
 			}
-			entries = append(entries[:n], r)
 		}
 		for _, e := range entries {
 			q.recovered = append(q.recovered, e.entry)
@@ -480,30 +473,29 @@ func (op *opening) recover() {
 	}
 }
 
+// salvageJournal looks for the journal entries of a seq in a commit that cannot be read by its structure.
+func salvageJournal(j placedJournal, why error) (list []journalRead, err error) {
+	j.seg.salvaged = true
+	c, err := salvageFile(j.seg.path, j.seg.lane, j.seg.number, 0, "")
+	if err != nil {
+		return nil, errors.Join(why, err)
+	}
+	for _, found := range c.journal {
+		if found.seq != j.seq || found.commit != j.commit {
+			continue
+		}
+		if read, err := readJournal(j.seg.path, found); err == nil {
+			list = append(list, read...)
+		}
+	}
+	slices.SortFunc(list, func(a, b journalRead) int { return cmp.Compare(a.part, b.part) })
+	return list, why
+}
+
+// journalRead is a journal entry off the disk, and its place among those of its seq.
 type journalRead struct {
 	entry JournalEntry
 	part  uint32
-}
-
-func readJournal(j placedJournal) (r journalRead, err error) {
-	f, err := os.Open(j.seg.path)
-	if err != nil {
-		return r, err
-	}
-	defer f.Close()
-	value := make([]byte, headerBytes+int(j.Length))
-	if n, err := f.ReadAt(value, j.at); n < len(value) {
-		return r, fmt.Errorf("%w: %w", errRecord, err)
-	}
-	h, body, err := openRecord(value)
-	if err != nil {
-		return r, err
-	}
-	if h != j.header {
-		return r, fmt.Errorf("%w: another record in its place", errRecord)
-	}
-	r.entry, r.part = parseJournal(h, body)
-	return r, nil
 }
 
 // forget counts what is live, and takes every number below next that is neither stored nor journaled as done with: it

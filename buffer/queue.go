@@ -308,28 +308,22 @@ func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
 
 // fits is how much of a lane's work goes into one transaction.
 func fits(w laneWork, limit int64) (batches, journal int, size int64) {
-	if w.cost <= limit {
-		return len(w.batches), len(w.journal), w.cost
-	}
 	for _, r := range w.batches {
-		if c := cost(len(r.Bytes)); size+c <= limit {
-			batches, size = batches+1, size+c
-			continue
+		c := cost(len(r.Bytes))
+		if size+c > limit || batches == maxCommitBatches {
+			return batches, 0, size
 		}
-		return batches, 0, size
+		batches, size = batches+1, size+c
 	}
 	for _, e := range w.journal {
 		c := cost(len(e.entry.Bytes))
-		if size+c > limit {
+		if size+c > limit || journal == maxCommitJournal {
 			break
 		}
 		journal, size = journal+1, size+c
 	}
 	return batches, journal, size
 }
-
-// maxReleased is how many released ranges ride on one commit; more of them go to meta.
-const maxReleased = 1000
 
 // writeLane writes one transaction to the lane's tail, which it makes or replaces as needed.
 func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size int64) error {
@@ -339,11 +333,9 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	}
 	ln := &q.lanes[l]
 	q.mu.Lock()
-	head := commitHead{
-		Lane: l, Epoch: t.seg.epoch, Commit: ln.nextCommit, Batches: uint32(len(batches)), Journal: uint32(len(journal)),
-	}
+	head := describe(t.seg, ln.nextCommit, batches, journal)
 	ln.nextCommit++ // also when it fails: a number stands for one attempt
-	head.Released = q.takeUnsavedLocked(maxReleased)
+	head.Released = q.takeUnsavedLocked(maxCommitReleased)
 	epochs := map[uint64]uint64{}
 	for _, r := range batches {
 		epochs[r.Seq] = q.epochOfLocked(l, r.Seq)
@@ -368,8 +360,8 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	}
 	seg := t.seg
 	seg.last = head.Commit
-	for _, r := range batches {
-		seg.add(&header{Seq: r.Seq, Commit: head.Commit, First: r.First, Last: r.Last, Samples: r.Samples, Length: uint32(len(r.Bytes))}, 0)
+	for i, r := range batches {
+		seg.add(placed{listed: head.Batches[i], commit: head.Commit})
 		seg.live++
 		seg.liveBytes += uint64(len(r.Bytes))
 		ln.voidLocked(r.Seq)
@@ -386,6 +378,20 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 		q.lastCommit = q.o.Now()
 	}
 	return nil
+}
+
+// describe lists what a commit holds.
+func describe(seg *segment, commit uint64, batches []*Record, journal []journalPart) commitHead {
+	head := commitHead{Lane: seg.lane, Epoch: seg.epoch, Commit: commit}
+	for _, r := range batches {
+		head.Batches = append(head.Batches, listed{
+			Seq: r.Seq, Length: uint32(len(r.Bytes)), Samples: r.Samples, First: r.First, Last: r.Last,
+		})
+	}
+	for _, j := range journal {
+		head.Journal.Add(Range{First: j.entry.Seq, Last: j.entry.Seq})
+	}
+	return head
 }
 
 // voidLocked forgets the journal entries of a seq.

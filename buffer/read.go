@@ -104,8 +104,7 @@ func (q *Queue) loadIndex(seg *segment, last uint64) error {
 func (q *Queue) useIndex(seg *segment, c *contents) {
 	found := &segment{index: []entry{}}
 	for i := range c.batches {
-		b := &c.batches[i]
-		found.add(&b.header, q.offset(b.at))
+		found.add(c.batches[i])
 	}
 	q.mu.Lock()
 	gone := seg.stored.Clone()
@@ -186,14 +185,10 @@ func (q *Queue) search(seg *segment, why error) {
 	q.mu.Lock()
 	last := seg.last
 	q.mu.Unlock()
-	c, err := loadSegment(seg.path, seg.lane, seg.number, last)
+	c, err := salvageFile(seg.path, seg.lane, seg.number, last, why.Error())
 	q.commitMu.Unlock()
 	if err != nil {
-		c = &contents{}
-		why = errors.Join(why, err)
-	}
-	if !c.salvaged {
-		c.salvaged, c.damage = true, why.Error()
+		c = &contents{salvaged: true, damage: errors.Join(why, err).Error()}
 	}
 	q.useIndex(seg, c)
 }

@@ -150,33 +150,76 @@ func parseJournal(h header, body []byte) (e JournalEntry, part uint32) {
 	return e, be.Uint32(body[36:])
 }
 
-func commitName(commit uint64) []byte { return be.AppendUint64(nil, commit) }
-
 func batchKey(seq uint64) []byte { return be.AppendUint64([]byte{kindBatch}, seq) }
 
 func journalKey(seq uint64, part uint32) []byte {
 	return be.AppendUint32(be.AppendUint64([]byte{kindJournal}, seq), part)
 }
 
-// commitHead stands first in each commit's bucket: how many records follow, so that a missing one shows, and what was
-// released since the commit before, so that releases cost no write of their own.
+// commitPrefix is how the name of a commit's bucket begins, so that names sort by commit.
+func commitPrefix(commit uint64) []byte { return be.AppendUint64(nil, commit) }
+
+// Bounds of what one commit's name lists; bbolt takes names of up to 32 KiB.
+const (
+	maxCommitBatches  = 256
+	maxCommitJournal  = 256
+	maxCommitReleased = 64
+)
+
+// commitHead is the name of a commit's bucket: what is in it, so that a segment's contents are known from the few
+// pages of its root and a missing record shows; and what was released since the commit before, so that releases cost
+// no write of their own.
 type commitHead struct {
+	Commit   uint64
 	Lane     Lane
 	Epoch    uint64
-	Commit   uint64
-	Batches  uint32
-	Journal  uint32
+	Batches  []listed
+	Journal  ranges.Set // seqs with journal entries in this commit
 	Released [laneCount + 1]ranges.Set
 }
 
+// listed is what a commit's name says of a batch.
+type listed struct {
+	Seq     uint64
+	Length  uint32
+	Samples uint32
+	First   int64 // CLOCK_BOOTTIME ns
+	Last    int64
+}
+
+const (
+	commitFixed    = 32
+	listedBytes    = 32
+	rangeBytes     = 16
+	releasedBytes  = 24
+	checksumLength = 4
+)
+
 func appendCommitHead(dst []byte, c *commitHead) []byte {
 	start := len(dst)
-	dst = append(dst, commitMagic...)
-	dst = append(dst, byte(c.Lane), 0, 0, 0)
-	dst = be.AppendUint64(dst, c.Epoch)
 	dst = be.AppendUint64(dst, c.Commit)
-	dst = be.AppendUint32(dst, c.Batches)
-	dst = be.AppendUint32(dst, c.Journal)
+	dst = append(dst, commitMagic...)
+	dst = append(dst, byte(c.Lane), 0)
+	dst = be.AppendUint16(dst, uint16(len(c.Batches)))
+	dst = be.AppendUint16(dst, uint16(len(c.Journal)))
+	n := 0
+	for _, set := range c.Released {
+		n += len(set)
+	}
+	dst = be.AppendUint16(dst, uint16(n))
+	dst = append(dst, 0, 0, 0, 0)
+	dst = be.AppendUint64(dst, c.Epoch)
+	for _, b := range c.Batches {
+		dst = be.AppendUint64(dst, b.Seq)
+		dst = be.AppendUint32(dst, b.Length)
+		dst = be.AppendUint32(dst, b.Samples)
+		dst = be.AppendUint64(dst, uint64(b.First))
+		dst = be.AppendUint64(dst, uint64(b.Last))
+	}
+	for _, r := range c.Journal {
+		dst = be.AppendUint64(dst, r.First)
+		dst = be.AppendUint64(dst, r.Last)
+	}
 	for lane, set := range c.Released {
 		for _, r := range set {
 			dst = be.AppendUint64(dst, uint64(lane))
@@ -188,20 +231,33 @@ func appendCommitHead(dst []byte, c *commitHead) []byte {
 }
 
 func parseCommitHead(b []byte) (c commitHead, err error) {
-	const fixed = 32
-	if len(b) < fixed+4 || (len(b)-fixed-4)%24 != 0 || string(b[:4]) != commitMagic || !summed(b) {
-		return c, fmt.Errorf("%w: commit head", errRecord)
+	if len(b) < commitFixed+checksumLength || string(b[8:12]) != commitMagic || !summed(b) {
+		return c, fmt.Errorf("%w: commit name", errRecord)
 	}
-	c = commitHead{
-		Lane: Lane(b[4]), Epoch: be.Uint64(b[8:]), Commit: be.Uint64(b[16:]),
-		Batches: be.Uint32(b[24:]), Journal: be.Uint32(b[28:]),
+	c = commitHead{Commit: be.Uint64(b), Lane: Lane(b[12]), Epoch: be.Uint64(b[24:])}
+	batches, journal, released := int(be.Uint16(b[14:])), int(be.Uint16(b[16:])), int(be.Uint16(b[18:]))
+	b = b[commitFixed : len(b)-checksumLength]
+	if len(b) != batches*listedBytes+journal*rangeBytes+released*releasedBytes {
+		return c, fmt.Errorf("%w: commit name of %d batches in %d bytes", errRecord, batches, len(b))
 	}
-	for b = b[fixed : len(b)-4]; len(b) > 0; b = b[24:] {
+	for range batches {
+		c.Batches = append(c.Batches, listed{
+			Seq: be.Uint64(b), Length: be.Uint32(b[8:]), Samples: be.Uint32(b[12:]),
+			First: int64(be.Uint64(b[16:])), Last: int64(be.Uint64(b[24:])),
+		})
+		b = b[listedBytes:]
+	}
+	for range journal {
+		c.Journal.Add(Range{First: be.Uint64(b), Last: be.Uint64(b[8:])})
+		b = b[rangeBytes:]
+	}
+	for range released {
 		lane := be.Uint64(b)
 		if lane == 0 || lane > laneCount {
-			return c, fmt.Errorf("%w: commit head names lane %d", errRecord, lane)
+			return c, fmt.Errorf("%w: commit name with lane %d", errRecord, lane)
 		}
 		c.Released[lane].Add(Range{First: be.Uint64(b[8:]), Last: be.Uint64(b[16:])})
+		b = b[releasedBytes:]
 	}
 	return c, nil
 }

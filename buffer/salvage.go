@@ -10,7 +10,7 @@ import (
 // salvage looks for records at every place of a file, without its structure: each carries its own header with a
 // checksum, its epoch, lane and commit, and lies in one piece. The bytes behind a header are checked when the batch is read.
 // What comes out may include records of a commit that was under way; those are whole and were never sent.
-func salvage(f *os.File, size int64, lane Lane, number, last uint64, why string) (*contents, error) {
+func salvage(f io.ReaderAt, size int64, lane Lane, number, last uint64, why string) (*contents, error) {
 	c := &contents{salvaged: true, damage: why}
 	c.head = segmentHead{Lane: lane, Number: number}
 	byKey := map[string]int{} // journal: (seq, part) → place in c.journal
@@ -26,14 +26,17 @@ func salvage(f *os.File, size int64, lane Lane, number, last uint64, why string)
 			c.first = h.Commit
 		}
 		c.last = max(c.last, h.Commit)
-		p := placed{header: h, at: at}
 		if h.Kind == kindBatch {
+			p := placed{
+				listed: listed{Seq: h.Seq, Length: h.Length, Samples: h.Samples, First: h.First, Last: h.Last},
+				commit: h.Commit, at: at,
+			}
 			// A page that was copied leaves the same record behind twice; a commit that failed may leave another.
 			i, there := bySeq[h.Seq]
 			if !there {
 				bySeq[h.Seq] = len(c.batches)
 				c.batches = append(c.batches, p)
-			} else if c.batches[i].Commit < h.Commit {
+			} else if c.batches[i].commit < h.Commit {
 				c.batches[i] = p
 			}
 			return nil
@@ -48,7 +51,7 @@ func salvage(f *os.File, size int64, lane Lane, number, last uint64, why string)
 		key := fmt.Sprint(h.Seq, be.Uint32(b[36:]), h.Commit)
 		if _, there := byKey[key]; !there {
 			byKey[key] = len(c.journal)
-			c.journal = append(c.journal, p)
+			c.journal = append(c.journal, journaled{seq: h.Seq, commit: h.Commit, at: at})
 		}
 		return nil
 	})
@@ -57,6 +60,20 @@ func salvage(f *os.File, size int64, lane Lane, number, last uint64, why string)
 	}
 	c.head.First = c.first
 	return c, nil
+}
+
+// salvageFile is salvage of a file by its name.
+func salvageFile(path string, lane Lane, number, last uint64, why string) (*contents, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return salvage(f, info.Size(), lane, number, last, why)
 }
 
 // scanRecords calls each for every header in the file whose checksum is right, in the order of the file.

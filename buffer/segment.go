@@ -143,19 +143,26 @@ func fromSummary(dir string, lane Lane, m metaSegment) *segment {
 	}
 }
 
+// placed is a batch and where it is.
+type placed struct {
+	listed
+	commit uint64
+	at     int64 // offset in the file, 0 = look commit and seq up
+}
+
 // add counts a batch in.
-func (s *segment) add(h *header, at int64) {
-	if s.batches == 0 || h.First < s.firstTime {
-		s.firstTime = h.First
+func (s *segment) add(p placed) {
+	if s.batches == 0 || p.First < s.firstTime {
+		s.firstTime = p.First
 	}
-	if s.batches == 0 || h.Last > s.lastTime {
-		s.lastTime = h.Last
+	if s.batches == 0 || p.Last > s.lastTime {
+		s.lastTime = p.Last
 	}
-	s.stored.Add(Range{First: h.Seq, Last: h.Seq})
+	s.stored.Add(Range{First: p.Seq, Last: p.Seq})
 	s.batches++
-	s.bytes += uint64(h.Length)
-	s.samples += uint64(h.Samples)
-	e := entry{seq: h.Seq, commit: h.Commit, at: at, length: h.Length}
+	s.bytes += uint64(p.Length)
+	s.samples += uint64(p.Samples)
+	e := entry{seq: p.Seq, commit: p.commit, at: p.at, length: p.Length}
 	if n := len(s.index); n == 0 || s.index[n-1].seq < e.seq {
 		s.index = append(s.index, e)
 		return

@@ -16,7 +16,7 @@ const (
 	allocBytes  = 1 << 20 // growth of a segment file; sparse until written
 	growthRoom  = 2 << 20 // MaxSize above SegmentBytes: bbolt asks for a growth step more than it uses
 	commitRoom  = 64 << 10
-	recordRoom  = 4096 + 128 // page rounding, keys and elements of one record at the worst
+	recordRoom  = 4096 + 256 // page rounding, keys, elements and the name's part of one record at the worst
 	bboltWait   = time.Second
 	tailMinimum = 1 << 20 // a released tail below this is kept for the next commits
 )
@@ -116,7 +116,7 @@ func (t *tail) update(f func(tx *bolt.Tx) error) error {
 	})
 }
 
-// write stores one commit: its head, then batches, then journal entries, both in the order of their keys.
+// write stores one commit: batches, then journal entries, both in the order of their keys.
 func (t *tail) write(head *commitHead, epochOf func(seq uint64) uint64, batches []*Record, journal []journalPart) error {
 	t.slab = t.slab[:0]
 	need := 0
@@ -130,14 +130,11 @@ func (t *tail) write(head *commitHead, epochOf func(seq uint64) uint64, batches 
 		t.slab = make([]byte, 0, need+need/4)
 	}
 	return t.update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucket(commitName(head.Commit))
+		b, err := tx.CreateBucket(appendCommitHead(nil, head))
 		if err != nil {
 			return err
 		}
 		b.FillPercent = 1
-		if err := b.Put(headKey, appendCommitHead(nil, head)); err != nil {
-			return err
-		}
 		for _, r := range batches {
 			start := len(t.slab)
 			t.slab = appendBatch(t.slab, r, epochOf(r.Seq), head.Commit)

@@ -138,14 +138,14 @@ func (s *Snapshot) Buckets(each func(name []byte, b Bucket) error) error {
 	})
 }
 
-// Bucket finds a bucket of the root; ok is false when there is none of that name.
-func (s *Snapshot) Bucket(name []byte) (b Bucket, ok bool, err error) {
-	value, flags, ok, err := s.find(s.root, name, 0)
-	if err != nil || !ok || flags&elemBucket == 0 {
-		return Bucket{}, false, err
+// Bucket finds the first bucket of the root whose name begins with prefix; ok is false when there is none.
+func (s *Snapshot) Bucket(prefix []byte) (b Bucket, name []byte, ok bool, err error) {
+	name, value, flags, ok, err := s.seek(s.root, prefix, 0)
+	if err != nil || !ok || !bytes.HasPrefix(name, prefix) || flags&elemBucket == 0 {
+		return Bucket{}, nil, false, err
 	}
 	b, err = s.bucket(value)
-	return b, err == nil, err
+	return b, name, err == nil, err
 }
 
 func (s *Snapshot) bucket(v Value) (Bucket, error) {
@@ -189,16 +189,16 @@ func (b Bucket) Each(each func(key []byte, v Value) error) error {
 
 // Find looks a key up.
 func (b Bucket) Find(key []byte) (v Value, ok bool, err error) {
+	var found []byte
 	if b.root != 0 {
-		v, _, ok, err = b.s.find(b.root, key, 0)
-		return v, ok, err
+		found, v, _, ok, err = b.s.seek(b.root, key, 0)
+	} else {
+		var p page
+		if p, err = b.s.inlinePage(b.inline, b.room); err == nil {
+			found, v, _, ok, err = p.seekLeaf(key)
+		}
 	}
-	p, err := b.s.inlinePage(b.inline, b.room)
-	if err != nil {
-		return Value{}, false, err
-	}
-	v, _, ok, err = p.findLeaf(key)
-	return v, ok, err
+	return v, ok && bytes.Equal(found, key), err
 }
 
 // Read reads a value.
@@ -239,25 +239,25 @@ func (s *Snapshot) walk(id uint64, depth int, pages *uint64, visit func(p page, 
 	return nil
 }
 
-// find descends from a page to a key.
-func (s *Snapshot) find(id uint64, key []byte, depth int) (v Value, flags uint32, ok bool, err error) {
+// seek finds the first key ≥ key below a page.
+func (s *Snapshot) seek(id uint64, key []byte, depth int) (found []byte, v Value, flags uint32, ok bool, err error) {
 	if depth > maxDepth {
-		return v, 0, false, damaged("page %d: deeper than %d", id, maxDepth)
+		return nil, v, 0, false, damaged("page %d: deeper than %d", id, maxDepth)
 	}
 	p, err := s.page(id)
 	if err != nil {
-		return v, 0, false, err
+		return nil, v, 0, false, err
 	}
 	if !p.branch {
-		return p.findLeaf(key)
+		return p.seekLeaf(key)
 	}
-	// the child that may hold key: the last one whose first key is not above it
+	// It is in the last child whose first key is not above key, or first in the one behind.
 	lo, hi := 0, p.count
 	for lo < hi {
 		mid := (lo + hi) / 2
 		k, _, err := p.branchElem(mid)
 		if err != nil {
-			return v, 0, false, err
+			return nil, v, 0, false, err
 		}
 		if bytes.Compare(k, key) <= 0 {
 			lo = mid + 1
@@ -265,12 +265,15 @@ func (s *Snapshot) find(id uint64, key []byte, depth int) (v Value, flags uint32
 			hi = mid
 		}
 	}
-	if lo == 0 {
-		return v, 0, false, nil
+	for i := max(lo-1, 0); i <= lo && i < p.count; i++ {
+		_, child, err := p.branchElem(i)
+		if err != nil {
+			return nil, v, 0, false, err
+		}
+		found, v, flags, ok, err = s.seek(child, key, depth+1)
+		if err != nil || ok {
+			return found, v, flags, ok, err
+		}
 	}
-	_, child, err := p.branchElem(lo - 1)
-	if err != nil {
-		return v, 0, false, err
-	}
-	return s.find(child, key, depth+1)
+	return nil, v, 0, false, nil
 }

@@ -13,7 +13,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// write makes a file with bbolt: buckets of 8-byte names, each with some keys; sizes decide whether they are inline, of
+// bucketName begins with a number and is long at times.
+func bucketName(i int) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(i+1)), bytes.Repeat([]byte("n"), i*37%300)...)
+}
+
+// write makes a file with bbolt: numbered buckets, each with some keys; sizes decide whether they are inline, of
 // one page, of overflow pages or of several levels.
 func write(t testing.TB, path string, commits int, keys func(i int) map[string][]byte) {
 	t.Helper()
@@ -24,7 +29,7 @@ func write(t testing.TB, path string, commits int, keys func(i int) map[string][
 	defer db.Close()
 	for i := range commits {
 		err := db.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucket(binary.BigEndian.AppendUint64(nil, uint64(i+1)))
+			b, err := tx.CreateBucket(bucketName(i))
 			if err != nil {
 				return err
 			}
@@ -117,9 +122,9 @@ func TestReadsWhatBboltWrote(t *testing.T) {
 					if err != nil || keys != len(want[n]) {
 						t.Errorf("bucket %d: %d keys, want %d; %v", n, keys, len(want[n]), err)
 					}
-					found, ok, err := s.Bucket(name)
-					if err != nil || !ok {
-						t.Fatalf("Bucket(%x): %v %v", name, ok, err)
+					found, full, ok, err := s.Bucket(name[:8])
+					if err != nil || !ok || !bytes.Equal(full, bucketName(n)) || !bytes.Equal(name, full) {
+						t.Fatalf("Bucket(%x): %x %v %v", name[:8], full, ok, err)
 					}
 					for key, value := range want[n] {
 						v, ok, err := found.Find([]byte(key))
@@ -136,8 +141,10 @@ func TestReadsWhatBboltWrote(t *testing.T) {
 				if err != nil || n != commits {
 					t.Errorf("%d buckets, want %d; %v", n, commits, err)
 				}
-				if _, ok, err := s.Bucket([]byte("zzzzzzzzzz")); ok || err != nil {
-					t.Errorf("Bucket of what is not there: %v %v", ok, err)
+				for _, prefix := range [][]byte{[]byte("zzzz"), {0, 0, 0, 0, 0, 0, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0, 9}} {
+					if _, _, ok, err := s.Bucket(prefix); ok || err != nil {
+						t.Errorf("Bucket(%x), which is not there: %v %v", prefix, ok, err)
+					}
 				}
 			})
 		}
@@ -176,7 +183,7 @@ func readAll(contents []byte) error {
 		return err
 	}
 	return s.Buckets(func(name []byte, b Bucket) error {
-		if _, _, err := s.Bucket(name); err != nil {
+		if _, _, _, err := s.Bucket(name); err != nil {
 			return err
 		}
 		return b.Each(func(key []byte, v Value) error {

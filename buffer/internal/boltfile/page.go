@@ -80,8 +80,8 @@ func (p page) at(offset, n int64) ([]byte, error) {
 	return buf, readAt(p.s.r, buf, p.offset+offset)
 }
 
-// maxKey bounds what is read for a key; the queue's are at most 13 bytes, bbolt's own limit is 32 KiB.
-const maxKey = 256
+// maxKey is bbolt's own limit.
+const maxKey = 32 << 10
 
 // leaf reads element i of a leaf page.
 func (p page) leaf(i int) (key []byte, v Value, flags uint32, err error) {
@@ -115,24 +115,26 @@ func (p page) branchElem(i int) (key []byte, child uint64, err error) {
 	return key, le.Uint64(elem[8:]), err
 }
 
-func (p page) findLeaf(key []byte) (v Value, flags uint32, ok bool, err error) {
+// seekLeaf finds the first key ≥ key in a leaf page.
+func (p page) seekLeaf(key []byte) (found []byte, v Value, flags uint32, ok bool, err error) {
 	lo, hi := 0, p.count
 	for lo < hi {
 		mid := (lo + hi) / 2
-		k, value, flags, err := p.leaf(mid)
+		k, _, _, err := p.leaf(mid)
 		if err != nil {
-			return Value{}, 0, false, err
+			return nil, v, 0, false, err
 		}
-		switch c := bytes.Compare(k, key); {
-		case c == 0:
-			return value, flags, true, nil
-		case c < 0:
+		if bytes.Compare(k, key) < 0 {
 			lo = mid + 1
-		default:
+		} else {
 			hi = mid
 		}
 	}
-	return Value{}, 0, false, nil
+	if lo == p.count {
+		return nil, v, 0, false, nil
+	}
+	found, v, flags, err = p.leaf(lo)
+	return found, v, flags, err == nil, err
 }
 
 // readAt fills buf; a file that ends too soon is damage, any other error is the disk's.
