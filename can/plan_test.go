@@ -44,8 +44,11 @@ func TestDecodeEveryPlace(t *testing.T) {
 	}
 	f.Len = MaxLen
 	m := &Message{Name: "M", Length: MaxLen}
-	count := 0
-	for start := range 8 * MaxLen {
+	count, step := 0, 1
+	if testing.Short() {
+		step = 3 // an odd step still meets every bit of a byte
+	}
+	for start := 0; start < 8*MaxLen; start += step {
 		for size := 1; size <= 64; size++ {
 			for kind := range 4 {
 				s := &Signal{Name: "S", Start: start, Size: size, BigEndian: kind&1 != 0, Signed: kind&2 != 0, Scale: 1}
@@ -68,12 +71,12 @@ func TestDecodeEveryPlace(t *testing.T) {
 			}
 		}
 	}
-	if count < 100_000 {
+	if count < 100_000/step {
 		t.Errorf("only %d places tried", count)
 	}
 }
 
-// planOf is a plan of some signals of one message, with ids from 1. It avoids the 16 KiB of tables a plan in the loop above.
+// planOf is a plan of some signals of one message, with ids from 1.
 func planOf(m *Message, signals ...*Signal) *Plan {
 	var subscriptions []Subscription
 	for i, s := range signals {
