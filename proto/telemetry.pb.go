@@ -1784,6 +1784,7 @@ type Epoch struct {
 	ParentLast    []*LaneSeq             `protobuf:"bytes,3,rep,name=parent_last,json=parentLast,proto3" json:"parent_last,omitempty"` // the parent's last seq of each lane, where known
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	Device        string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	First         []*LaneSeq             `protobuf:"bytes,6,rep,name=first,proto3" json:"first,omitempty"` // this epoch's first seq of each lane, where it is not 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1851,6 +1852,13 @@ func (x *Epoch) GetDevice() string {
 		return x.Device
 	}
 	return ""
+}
+
+func (x *Epoch) GetFirst() []*LaneSeq {
+	if x != nil {
+		return x.First
+	}
+	return nil
 }
 
 type LaneSeq struct {
@@ -3106,14 +3114,15 @@ const file_telemetry_proto_rawDesc = "" +
 	" \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x122\n" +
 	"\x04seqs\x18\v \x03(\v2\x1e.waybill.telemetry.v1.SeqRangeR\x04seqs\x12\x16\n" +
 	"\x06detail\x18\f \x01(\tR\x06detail\x12#\n" +
-	"\rcount_unknown\x18\r \x01(\bR\fcountUnknownJ\x04\b\x0e\x10\x15\"\xab\x01\n" +
+	"\rcount_unknown\x18\r \x01(\bR\fcountUnknownJ\x04\b\x0e\x10\x15\"\xe0\x01\n" +
 	"\x05Epoch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x06R\x06parent\x12>\n" +
 	"\vparent_last\x18\x03 \x03(\v2\x1d.waybill.telemetry.v1.LaneSeqR\n" +
 	"parentLast\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06device\x18\x05 \x01(\tR\x06deviceJ\x04\b\x06\x10\v\"K\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\x123\n" +
+	"\x05first\x18\x06 \x03(\v2\x1d.waybill.telemetry.v1.LaneSeqR\x05firstJ\x04\b\a\x10\v\"K\n" +
 	"\aLaneSeq\x12.\n" +
 	"\x04lane\x18\x01 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xda\x01\n" +
@@ -3340,29 +3349,30 @@ var file_telemetry_proto_depIdxs = []int32{
 	0,  // 19: waybill.telemetry.v1.Loss.lane:type_name -> waybill.telemetry.v1.Lane
 	7,  // 20: waybill.telemetry.v1.Loss.seqs:type_name -> waybill.telemetry.v1.SeqRange
 	21, // 21: waybill.telemetry.v1.Epoch.parent_last:type_name -> waybill.telemetry.v1.LaneSeq
-	0,  // 22: waybill.telemetry.v1.LaneSeq.lane:type_name -> waybill.telemetry.v1.Lane
-	34, // 23: waybill.telemetry.v1.DeviceInfo.versions:type_name -> waybill.telemetry.v1.DeviceInfo.VersionsEntry
-	16, // 24: waybill.telemetry.v1.Record.catalogue:type_name -> waybill.telemetry.v1.CataloguePart
-	18, // 25: waybill.telemetry.v1.Record.clock:type_name -> waybill.telemetry.v1.ClockRecord
-	19, // 26: waybill.telemetry.v1.Record.loss:type_name -> waybill.telemetry.v1.Loss
-	20, // 27: waybill.telemetry.v1.Record.epoch:type_name -> waybill.telemetry.v1.Epoch
-	22, // 28: waybill.telemetry.v1.Record.device:type_name -> waybill.telemetry.v1.DeviceInfo
-	30, // 29: waybill.telemetry.v1.Record.result:type_name -> waybill.telemetry.v1.CommandResult
-	23, // 30: waybill.telemetry.v1.Records.records:type_name -> waybill.telemetry.v1.Record
-	26, // 31: waybill.telemetry.v1.Receipt.ranges:type_name -> waybill.telemetry.v1.ReceiptRange
-	0,  // 32: waybill.telemetry.v1.ReceiptRange.lane:type_name -> waybill.telemetry.v1.Lane
-	6,  // 33: waybill.telemetry.v1.ReceiptRange.verdict:type_name -> waybill.telemetry.v1.Verdict
-	29, // 34: waybill.telemetry.v1.DownBody.command:type_name -> waybill.telemetry.v1.Command
-	35, // 35: waybill.telemetry.v1.Command.arguments:type_name -> waybill.telemetry.v1.Command.ArgumentsEntry
-	32, // 36: waybill.telemetry.v1.Status.queue:type_name -> waybill.telemetry.v1.LaneDepth
-	33, // 37: waybill.telemetry.v1.Status.alarms:type_name -> waybill.telemetry.v1.Alarm
-	4,  // 38: waybill.telemetry.v1.Status.time_source:type_name -> waybill.telemetry.v1.TimeSource
-	0,  // 39: waybill.telemetry.v1.LaneDepth.lane:type_name -> waybill.telemetry.v1.Lane
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	21, // 22: waybill.telemetry.v1.Epoch.first:type_name -> waybill.telemetry.v1.LaneSeq
+	0,  // 23: waybill.telemetry.v1.LaneSeq.lane:type_name -> waybill.telemetry.v1.Lane
+	34, // 24: waybill.telemetry.v1.DeviceInfo.versions:type_name -> waybill.telemetry.v1.DeviceInfo.VersionsEntry
+	16, // 25: waybill.telemetry.v1.Record.catalogue:type_name -> waybill.telemetry.v1.CataloguePart
+	18, // 26: waybill.telemetry.v1.Record.clock:type_name -> waybill.telemetry.v1.ClockRecord
+	19, // 27: waybill.telemetry.v1.Record.loss:type_name -> waybill.telemetry.v1.Loss
+	20, // 28: waybill.telemetry.v1.Record.epoch:type_name -> waybill.telemetry.v1.Epoch
+	22, // 29: waybill.telemetry.v1.Record.device:type_name -> waybill.telemetry.v1.DeviceInfo
+	30, // 30: waybill.telemetry.v1.Record.result:type_name -> waybill.telemetry.v1.CommandResult
+	23, // 31: waybill.telemetry.v1.Records.records:type_name -> waybill.telemetry.v1.Record
+	26, // 32: waybill.telemetry.v1.Receipt.ranges:type_name -> waybill.telemetry.v1.ReceiptRange
+	0,  // 33: waybill.telemetry.v1.ReceiptRange.lane:type_name -> waybill.telemetry.v1.Lane
+	6,  // 34: waybill.telemetry.v1.ReceiptRange.verdict:type_name -> waybill.telemetry.v1.Verdict
+	29, // 35: waybill.telemetry.v1.DownBody.command:type_name -> waybill.telemetry.v1.Command
+	35, // 36: waybill.telemetry.v1.Command.arguments:type_name -> waybill.telemetry.v1.Command.ArgumentsEntry
+	32, // 37: waybill.telemetry.v1.Status.queue:type_name -> waybill.telemetry.v1.LaneDepth
+	33, // 38: waybill.telemetry.v1.Status.alarms:type_name -> waybill.telemetry.v1.Alarm
+	4,  // 39: waybill.telemetry.v1.Status.time_source:type_name -> waybill.telemetry.v1.TimeSource
+	0,  // 40: waybill.telemetry.v1.LaneDepth.lane:type_name -> waybill.telemetry.v1.Lane
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_proto_init() }

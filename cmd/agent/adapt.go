@@ -39,12 +39,17 @@ func recovered(q *buffer.Queue) []pipeline.Journal {
 	return list
 }
 
-// epochRecord begins an epoch that has a history.
-func epochRecord(device string, epoch uint64, parent buffer.Parent) *telemetrypb.Record {
-	e := &telemetrypb.Epoch{Epoch: epoch, Parent: parent.Epoch, Reason: parent.Reason, Device: device}
+// epochRecord begins an epoch that has a history. Its numbers go on where the parent's ended, so that within one queue
+// a lane's seq names one batch. It is made before any number is given.
+func epochRecord(device string, q *buffer.Queue, parent buffer.Parent) *telemetrypb.Record {
+	e := &telemetrypb.Epoch{Epoch: q.Epoch(), Parent: parent.Epoch, Reason: parent.Reason, Device: device}
+	lanes := q.Stats().Lanes
 	for _, lane := range buffer.Lanes() {
 		if seq, ok := parent.Last[lane]; ok {
 			e.ParentLast = append(e.ParentLast, &telemetrypb.LaneSeq{Lane: telemetrypb.Lane(lane), Seq: seq})
+		}
+		if next := lanes[lane].Next; next > 1 {
+			e.First = append(e.First, &telemetrypb.LaneSeq{Lane: telemetrypb.Lane(lane), Seq: next})
 		}
 	}
 	return &telemetrypb.Record{Record: &telemetrypb.Record_Epoch{Epoch: e}}

@@ -291,7 +291,7 @@ func (a *agent) openPipeline() error {
 		a.pipe.Raise(alarmSignal, telemetrypb.StringSample(0, a.clock.Boot(), text))
 	})
 	if parent, ok := a.queue.Parent(); ok {
-		a.pipe.Emit(epochRecord(a.settings.Device, a.queue.Epoch(), parent))
+		a.pipe.Emit(epochRecord(a.settings.Device, a.queue, parent))
 	}
 	if !a.queue.CleanStop() {
 		a.pipe.Ledger().AddLoss(&telemetrypb.Loss{

@@ -333,15 +333,22 @@ func TestGapsLossesAndEpochs(t *testing.T) {
 	parent := v.epoch
 	v.epoch, v.seq = 5, map[telemetrypb.Lane]uint64{}
 	c.take(v.message(control, nil, v.control(&telemetrypb.Record{Record: &telemetrypb.Record_Epoch{Epoch: &telemetrypb.Epoch{
-		Epoch: 5, Parent: parent, ParentLast: []*telemetrypb.LaneSeq{{Lane: telemetry, Seq: 12}}, Reason: "meta damaged"}}})))
+		Epoch: 5, Parent: parent, ParentLast: []*telemetrypb.LaneSeq{{Lane: telemetry, Seq: 12}}, Reason: "meta damaged",
+		First: []*telemetrypb.LaneSeq{{Lane: telemetry, Seq: 13}}}}})))
 	if got, want := gaps(), "8000000000000001 telemetry 1-2;8000000000000001 telemetry 11-12;"; got != want {
 		t.Fatalf("gaps %q, want %q", got, want)
 	}
-	if n := c.s.Totals(); n.Gaps != 4 || n.Losses != 1 {
+	// Its own numbers go on from there: 1 to 12 were never given in it, 13 is missing.
+	v.seq[telemetry] = 13
+	c.take(v.message(telemetry, nil, v.telemetry(v.samples(1))))
+	if got, want := gaps(), "0000000000000005 telemetry 13-13;8000000000000001 telemetry 1-2;8000000000000001 telemetry 11-12;"; got != want {
+		t.Fatalf("gaps %q, want %q", got, want)
+	}
+	if n := c.s.Totals(); n.Gaps != 5 || n.Losses != 1 {
 		t.Errorf("totals %+v", n)
 	}
 	c.reopen()
-	if got, want := gaps(), "8000000000000001 telemetry 1-2;8000000000000001 telemetry 11-12;"; got != want {
+	if got, want := gaps(), "0000000000000005 telemetry 13-13;8000000000000001 telemetry 1-2;8000000000000001 telemetry 11-12;"; got != want {
 		t.Fatalf("gaps after a restart %q, want %q", got, want)
 	}
 }

@@ -54,6 +54,20 @@ func (c *coverage) announced(k laneKey, seq uint64) {
 	l.announced = max(l.announced, seq)
 }
 
+// began takes the record of a new epoch: how far its parent had come, and from where its own numbers count.
+func (c *coverage) began(device int64, epoch, parent uint64, parentLast, first []laneSeq) {
+	if parent != 0 {
+		for _, l := range parentLast {
+			c.announced(laneKey{device, parent, telemetrypb.Lane(l.Lane)}, l.Seq)
+		}
+	}
+	for _, l := range first {
+		if l.Seq > 1 {
+			c.accounted(laneKey{device, epoch, telemetrypb.Lane(l.Lane)}, 1, l.Seq-1)
+		}
+	}
+}
+
 // missing counts the numbers in gaps.
 func (c *coverage) missing() uint64 {
 	var n uint64
@@ -131,27 +145,36 @@ func loadCoverage(ctx context.Context, db *sql.DB) (*coverage, error) {
 		return nil, err
 	}
 	err = eachRow(ctx, db, func(rows *sql.Rows) error {
-		var device, parent int64
-		var text string
-		if err := rows.Scan(&device, &parent, &text); err != nil {
+		var device, epoch, parent int64
+		var lastText, firstText string
+		if err := rows.Scan(&device, &epoch, &parent, &lastText, &firstText); err != nil {
 			return err
 		}
-		var list []parentLane
-		if err := json.Unmarshal([]byte(text), &list); err != nil {
-			return fmt.Errorf("epoch record: parent's last %q: %w", text, err)
+		var last, first []laneSeq
+		if err := json.Unmarshal([]byte(lastText), &last); err != nil {
+			return fmt.Errorf("epoch record: parent's last %q: %w", lastText, err)
 		}
-		for _, p := range list {
-			c.announced(laneKey{device, uint64(parent), telemetrypb.Lane(p.Lane)}, p.Seq)
+		if err := json.Unmarshal([]byte(firstText), &first); err != nil {
+			return fmt.Errorf("epoch record: first %q: %w", firstText, err)
 		}
+		c.began(device, uint64(epoch), uint64(parent), last, first)
 		return nil
-	}, `SELECT device, parent, parent_last FROM epochs WHERE parent <> 0`)
+	}, `SELECT device, epoch, parent, parent_last, first FROM epochs`)
 	return c, err
 }
 
-// parentLane is an element of epochs.parent_last.
-type parentLane struct {
+// laneSeq is an element of epochs.parent_last and epochs.first.
+type laneSeq struct {
 	Lane int32  `json:"lane"`
 	Seq  uint64 `json:"seq"`
+}
+
+func laneSeqs(list []*telemetrypb.LaneSeq) []laneSeq {
+	out := make([]laneSeq, 0, len(list))
+	for _, l := range list {
+		out = append(out, laneSeq{int32(l.GetLane()), l.GetSeq()})
+	}
+	return out
 }
 
 // Totals counts what a store holds.

@@ -29,6 +29,7 @@ CREATE TABLE epochs (
   epoch INTEGER NOT NULL,
   parent INTEGER NOT NULL,
   parent_last TEXT NOT NULL, -- JSON: [{"lane":3,"seq":17}]
+  first TEXT NOT NULL,       -- likewise: this epoch's first seq of each lane, where it is not 1
   reason TEXT NOT NULL,
   received INTEGER NOT NULL,
   PRIMARY KEY (device, epoch)

@@ -274,26 +274,20 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 }
 
 func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
-	list := []parentLane{}
-	for _, l := range e.GetParentLast() {
-		list = append(list, parentLane{int32(l.GetLane()), l.GetSeq()})
-	}
-	last, err := json.Marshal(list)
+	last, err := json.Marshal(laneSeqs(e.GetParentLast()))
 	if err != nil {
 		return err
 	}
-	if _, err := t.exec("INSERT OR IGNORE INTO epochs (device, epoch, parent, parent_last, reason, received) VALUES (?, ?, ?, ?, ?, ?)",
-		device, int64(e.GetEpoch()), int64(e.GetParent()), string(last), e.GetReason(), now.UnixNano()); err != nil {
+	first, err := json.Marshal(laneSeqs(e.GetFirst()))
+	if err != nil {
 		return err
 	}
-	parent := e.GetParent()
-	if parent == 0 {
-		return nil
+	if _, err := t.exec("INSERT OR IGNORE INTO epochs (device, epoch, parent, parent_last, first, reason, received) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		device, int64(e.GetEpoch()), int64(e.GetParent()), string(last), string(first), e.GetReason(), now.UnixNano()); err != nil {
+		return err
 	}
 	t.after(func(c *coverage, _ *Totals) {
-		for _, l := range list {
-			c.announced(laneKey{device, parent, telemetrypb.Lane(l.Lane)}, l.Seq)
-		}
+		c.began(device, e.GetEpoch(), e.GetParent(), laneSeqs(e.GetParentLast()), laneSeqs(e.GetFirst()))
 	})
 	return nil
 }
