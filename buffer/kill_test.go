@@ -20,11 +20,12 @@ import (
 )
 
 // The tests of this file run a child process that works on a queue and says what was confirmed: childEnv names the
-// child's part, childDir its folder.
+// child's part, childDir its folder. emulator is what runs a test binary of another instruction set, as in go test -exec.
 const (
 	childEnv = "WAYBILL_BUFFER_CHILD"
 	childDir = "WAYBILL_BUFFER_DIR"
 	childArg = "WAYBILL_BUFFER_SEED"
+	emulator = "WAYBILL_TEST_EXEC"
 )
 
 func TestMain(m *testing.M) {
@@ -53,6 +54,11 @@ func child(t *testing.T, part, dir, arg string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
+	if run := os.Getenv(emulator); run != "" {
+		cmd = exec.Command(run, self)
+	} else if err := exec.Command(self, "-test.run=^$").Run(); errors.Is(err, syscall.ENOEXEC) {
+		t.Skipf("emulated: a child needs %s set to the emulator", emulator)
+	}
 	cmd.Env = append(os.Environ(), childEnv+"="+part, childDir+"="+dir, childArg+"="+arg)
 	cmd.Stderr = os.Stderr
 	return cmd
