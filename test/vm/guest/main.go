@@ -143,10 +143,11 @@ func command(j job) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 126, err
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	var err error
+	done := make(chan struct{})
+	go func() { err = cmd.Wait(); close(done) }()
 	select {
-	case err := <-done:
+	case <-done:
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {
 			return 126, err
