@@ -181,19 +181,38 @@ func (r *Receiver) session(ctx context.Context) (progress bool, err error) {
 	options.SetConnectionLostHandler(func(_ mqtt.Client, err error) { cancel(fmt.Errorf("connection lost: %w", err)) })
 	client := mqtt.NewClient(options)
 	defer client.Disconnect(250)
-	if err := await(ctx, client.Connect(), connectTimeout); err != nil {
+	connect := client.Connect()
+	if err := await(ctx, connect, connectTimeout); err != nil {
 		return false, fmt.Errorf("connect: %w", err)
 	}
-	subscribe := client.Subscribe(r.Filter(), 1, nil)
-	if err := await(ctx, subscribe, writeTimeout); err != nil {
-		return false, fmt.Errorf("subscribe to %s: %w", r.Filter(), err)
+	resumed := false
+	if c, ok := connect.(*mqtt.ConnectToken); ok {
+		resumed = c.SessionPresent()
 	}
-	if s, ok := subscribe.(*mqtt.SubscribeToken); ok && s.Result()[r.Filter()] > 1 {
+	subscribed, err := r.subscribe(ctx, client)
+	if err != nil {
+		return false, err
+	}
+	if !subscribed && !resumed {
 		return false, fmt.Errorf("the broker refuses the subscription to %s: check this client's access rules", r.Filter())
 	}
 	r.connected.Store(true)
-	r.o.Log.Info("subscribed", "broker", r.o.Broker, "filter", r.Filter(), "client_id", r.o.ClientID)
-	return r.work(ctx, client, incoming)
+	r.o.Log.Info("connected", "broker", r.o.Broker, "filter", r.Filter(), "client_id", r.o.ClientID, "resumed", resumed, "subscribed", subscribed)
+	return r.work(ctx, client, incoming, subscribed)
+}
+
+// subscribe asks for the filter; the broker may refuse.
+func (r *Receiver) subscribe(ctx context.Context, client mqtt.Client) (ok bool, err error) {
+	token := client.Subscribe(r.Filter(), 1, nil)
+	err = await(ctx, token, writeTimeout)
+	t, isSubscribe := token.(*mqtt.SubscribeToken)
+	if isSubscribe && err != nil && ctx.Err() == nil && t.Result()[r.Filter()] > 2 {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("subscribe to %s: %w", r.Filter(), err)
+	}
+	return !isSubscribe || t.Result()[r.Filter()] <= 2, nil
 }
 
 func (r *Receiver) clientOptions() (*mqtt.ClientOptions, error) {
@@ -228,14 +247,35 @@ func setUserTimeout(_, _ string, c syscall.RawConn) error {
 	return errors.Join(err, failed)
 }
 
+// subscribeAgain is how long after a refusal in a resumed session the subscription is tried once more.
+const subscribeAgain = 2 * time.Second
+
 // work applies what comes, group by group, until the session ends.
-func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan mqtt.Message) (progress bool, err error) {
+//
+// A resumed session has its subscription already, unless the one before it ended between the two; so the subscription
+// is always asked for. mochi refuses it while its own unacknowledged messages use the same packet id: what it sends is
+// taken meanwhile, and the subscription tried again.
+func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan mqtt.Message, subscribed bool) (progress bool, err error) {
 	receipts := receiptFIFO{client: client}
+	var again <-chan time.Time
+	if !subscribed {
+		ticker := time.NewTicker(subscribeAgain)
+		defer ticker.Stop()
+		again = ticker.C
+	}
 	for {
 		var group []mqtt.Message
 		select {
 		case <-ctx.Done():
 			return progress, context.Cause(ctx)
+		case <-again:
+			if subscribed, err = r.subscribe(ctx, client); err != nil {
+				return progress, err
+			}
+			if subscribed {
+				again = nil
+			}
+			continue
 		case m := <-incoming:
 			group = gather(m, incoming)
 		}

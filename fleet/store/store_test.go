@@ -1,0 +1,382 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func open(t testing.TB, file string) *SQLite {
+	t.Helper()
+	s, err := Open(context.Background(), file, Options{Rand: rand.Reader, LetterBytes: 10, Letters: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// check is SQLite's own opinion of the file.
+func check(t testing.TB, s *SQLite) {
+	t.Helper()
+	for _, pragma := range []string{"integrity_check", "foreign_key_check"} {
+		rows, err := s.db.Query("PRAGMA " + pragma)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var text string
+			if pragma == "foreign_key_check" {
+				t.Error("a row refers to one that is not there")
+			} else if err := rows.Scan(&text); err != nil || text != "ok" {
+				t.Errorf("%s: %s %v", pragma, text, err)
+			}
+		}
+	}
+}
+
+func batch(seq uint64, crc uint32) *Batch {
+	return &Batch{Key: Key{9, telemetrypb.Lane_LANE_TELEMETRY, seq}, CRC: crc, SHA256: []byte(fmt.Sprint(crc)), Form: FormColumns, State: StateStored, Received: now}
+}
+
+func TestFailedTransactionLeavesNothing(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	ctx := context.Background()
+	fill := func(tx Tx) error {
+		d, err := tx.Device("acme", "car-1", now)
+		if err != nil {
+			return err
+		}
+		for seq := uint64(1); seq <= 3; seq++ {
+			if _, err := tx.PutBatch(d, batch(seq*2, 1)); err != nil {
+				return err
+			}
+		}
+		_, err = tx.NextReceipt(d)
+		return err
+	}
+	broken := errors.New("no more room")
+	if err := s.Update(ctx, func(tx Tx) error { return errors.Join(fill(tx), broken) }); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	if n := s.Totals(); n != (Totals{}) {
+		t.Fatalf("totals %+v after a failure", n)
+	}
+	// A cancelled context fails the transaction, and must not spoil the connection.
+	gone, cancel := context.WithCancel(ctx)
+	if err := s.Update(gone, func(tx Tx) error { err := fill(tx); cancel(); return err }); err == nil {
+		t.Fatal("committed under a context that had ended")
+	}
+	if err := s.Update(ctx, fill); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Totals(); n.Batches != 3 || n.Devices != 1 || n.Gaps != 3 {
+		t.Errorf("totals %+v", n)
+	}
+	if err := s.Update(ctx, func(tx Tx) error {
+		d, err := tx.Device("acme", "car-1", now)
+		if err != nil {
+			return err
+		}
+		if n, err := tx.NextReceipt(d); n != 2 || err != nil {
+			t.Errorf("receipt %d, %v: numbers of a failed transaction were never sent", n, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s)
+}
+
+func TestKeysDecide(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	put := func(device string, b *Batch) (p Put) {
+		t.Helper()
+		if err := s.Update(context.Background(), func(tx Tx) error {
+			d, err := tx.Device("acme", device, now)
+			if err == nil {
+				p, err = tx.PutBatch(d, b)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	with := func(change func(*Batch)) *Batch { b := batch(1, 1); change(b); return b }
+	for name, c := range map[string]struct {
+		device string
+		b      *Batch
+		want   Outcome
+	}{
+		"another device": {"car-2", batch(1, 1), OutcomeNew},
+		"another epoch":  {"car-1", with(func(b *Batch) { b.Epoch = 1 << 63 }), OutcomeNew},
+		"another lane":   {"car-1", with(func(b *Batch) { b.Lane = telemetrypb.Lane_LANE_RAW }), OutcomeNew},
+		"another seq":    {"car-1", batch(2, 1), OutcomeNew},
+		"the same":       {"car-1", batch(1, 1), OutcomeDuplicate},
+		"rendered":       {"car-1", with(func(b *Batch) { b.SHA256, b.Form = nil, FormPlain }), OutcomeDuplicate},
+		"other checksum": {"car-1", batch(1, 2), OutcomeConflict},
+		"other hash":     {"car-1", with(func(b *Batch) { b.SHA256 = []byte("x") }), OutcomeConflict},
+	} {
+		put("car-1", batch(1, 1))
+		if got := put(c.device, c.b); got.Outcome != c.want {
+			t.Errorf("%s: outcome %d, want %d", name, got.Outcome, c.want)
+		}
+	}
+}
+
+func TestScalarsComeBackExactly(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	if _, err := s.db.Exec("CREATE TABLE x (i INTEGER PRIMARY KEY, raw)"); err != nil {
+		t.Fatal(err)
+	}
+	values := []Scalar{{}, {Kind: telemetrypb.KindString, Text: ""}, {Kind: telemetrypb.KindString, Text: "a\x00b"}, {Kind: KindBlob, Text: "\xFF\x00"}, {Kind: KindBlob, Text: "12345678"}}
+	for _, bits := range []uint64{0, 1, 1 << 31, 1 << 53, 1<<53 + 1, math.MaxInt64, 1 << 63, math.MaxUint64} {
+		values = append(values, Scalar{Kind: telemetrypb.KindInt, Bits: bits}, Scalar{Kind: telemetrypb.KindUint, Bits: bits}, Scalar{Kind: telemetrypb.KindFloat, Bits: bits})
+	}
+	for _, f := range []float64{1, -1, 0.1, 1e300, math.Inf(1), math.Inf(-1), math.Copysign(0, -1), math.SmallestNonzeroFloat64} {
+		values = append(values, Scalar{Kind: telemetrypb.KindFloat, Bits: math.Float64bits(f)})
+	}
+	values = append(values, Scalar{Kind: telemetrypb.KindFloat, Bits: 0x7FF8000000000001}, Scalar{Kind: telemetrypb.KindFloat, Bits: 0xFFF0000000000001})
+	for _, v := range values {
+		if _, err := s.db.Exec("INSERT OR REPLACE INTO x VALUES (1, ?)", v.column()); err != nil {
+			t.Fatal(err)
+		}
+		var column any
+		if err := s.db.QueryRow("SELECT raw FROM x").Scan(&column); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := scalarFrom(v.Kind, column); err != nil || got != v {
+			t.Errorf("%+v came back as %+v, %v", v, got, err)
+		}
+	}
+}
+
+func TestRangesAgainstAPlainSet(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := mathrand.New(mathrand.NewPCG(seed, 0))
+		var r Ranges
+		set := map[uint64]bool{}
+		for range 40 {
+			first := 1 + rng.Uint64N(60)
+			last := first + rng.Uint64N(5)
+			if rng.IntN(10) == 0 {
+				first, last = last+1, first
+			}
+			r.Add(first, last)
+			for n := first; n <= last; n++ {
+				set[n] = true
+			}
+			top := rng.Uint64N(80)
+			var missing, within []uint64
+			for n := uint64(1); n <= 80; n++ {
+				if !set[n] && n <= top {
+					missing = append(missing, n)
+				}
+				if set[n] && n >= first && n <= top {
+					within = append(within, n)
+				}
+			}
+			var got []uint64
+			for _, g := range r.Missing(top) {
+				for n := g.First; n <= g.Last; n++ {
+					got = append(got, n)
+				}
+			}
+			if !slices.Equal(got, missing) {
+				t.Fatalf("seed %d: missing up to %d: %v, want %v (%v)", seed, top, got, missing, r.list)
+			}
+			if n := r.Within(first, top); n != uint64(len(within)) {
+				t.Fatalf("seed %d: %d within %d-%d, want %d (%v)", seed, n, first, top, len(within), r.list)
+			}
+			for i := 1; i < len(r.list); i++ {
+				if r.list[i].First <= r.list[i-1].Last+1 {
+					t.Fatalf("seed %d: %v touch", seed, r.list)
+				}
+			}
+		}
+	}
+	var r Ranges
+	r.Add(1, math.MaxUint64)
+	r.Add(math.MaxUint64, math.MaxUint64)
+	r.Add(5, 6)
+	if len(r.list) != 1 || r.Max() != math.MaxUint64 || r.Missing(math.MaxUint64) != nil {
+		t.Errorf("the whole range: %v", r.list)
+	}
+}
+
+func TestDeadLettersAreBounded(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+	for i := range 12 {
+		if err := s.Update(context.Background(), func(tx Tx) error {
+			d := &DeadLetter{Topic: "t", Reason: "malformed", Bytes: []byte(fmt.Sprintf("%02d 0123456789", i)), At: now}
+			return errors.Join(tx.PutDeadLetter(d), tx.PutDeadLetter(d))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := s.DeadLetters(context.Background())
+	if err != nil || len(list) != 5 || s.Totals().Letters != 5 {
+		t.Fatalf("%d letters, totals %+v, %v", len(list), s.Totals(), err)
+	}
+	if l := list[4]; string(l.Bytes) != "11 0123456" || l.Size != 13 || l.Times != 2 {
+		t.Errorf("the last one %+v", l)
+	}
+}
+
+func TestWhoMayOpen(t *testing.T) {
+	dir := t.TempDir()
+	ctx := context.Background()
+	file := filepath.Join(dir, "a # strange?name%20.db")
+	s := open(t, file)
+	if _, err := os.Stat(file); err != nil {
+		t.Fatalf("the file is elsewhere: %v", err)
+	}
+	if _, err := Open(ctx, file, Options{Rand: rand.Reader}); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second writer: %v", err)
+	}
+	r, err := Open(ctx, file, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Generation() != s.Generation() || r.Name() != s.Name() {
+		t.Error("the reader sees another store")
+	}
+	if err := r.Update(ctx, func(Tx) error { return nil }); err == nil {
+		t.Error("a reader may write")
+	}
+	if _, err := r.db.Exec("DELETE FROM meta"); err == nil {
+		t.Error("a reader's connection may write")
+	}
+	r.Close()
+	s.Close()
+	again := open(t, file)
+	if again.Generation() != s.Generation() || s.Generation() == 0 {
+		t.Error("the generation changed with a restart")
+	}
+	if other := open(t, filepath.Join(dir, "b.db")); other.Generation() == s.Generation() || other.Name() == s.Name() {
+		t.Error("two stores have one generation")
+	}
+
+	if _, err := Open(ctx, filepath.Join(dir, "none.db"), Options{ReadOnly: true}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("reading a store that is not there: %v", err)
+	}
+	foreign := filepath.Join(dir, "foreign.db")
+	db, err := sql.Open("sqlite", foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("CREATE TABLE theirs (x)"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	if _, err := Open(ctx, foreign, Options{Rand: rand.Reader}); !errors.Is(err, ErrSchema) {
+		t.Errorf("somebody else's database: %v", err)
+	}
+	text := filepath.Join(dir, "text.db")
+	if err := os.WriteFile(text, []byte(strings.Repeat("this is no database\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(ctx, text, Options{Rand: rand.Reader}); err == nil {
+		t.Error("a text file was taken for a store")
+	}
+	check(t, again)
+}
+
+func BenchmarkPutSamples(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "a.db"))
+	const perBatch = 1000
+	rows := make([]Row, perBatch)
+	seq := uint64(0)
+	for b.Loop() {
+		seq++
+		if err := s.Update(context.Background(), func(tx Tx) error {
+			d, err := tx.Device("acme", "car-1", now)
+			if err != nil {
+				return err
+			}
+			g, err := tx.NamedSignal(d, "can0.A.B", "")
+			if err != nil {
+				return err
+			}
+			for i := range rows {
+				v := Scalar{Kind: telemetrypb.KindInt, Bits: uint64(i)}
+				at := int64(seq)*1e9 + int64(i)*1e6
+				rows[i] = Row{Index: uint32(i), Signal: g, BootNS: at, Time: Time{now.UnixNano() + at, 1000, 3}, Raw: v, Value: v}
+			}
+			p, err := tx.PutBatch(d, batch(seq, uint32(seq)))
+			if err != nil {
+				return err
+			}
+			return tx.PutSamples(p.ID, rows)
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(perBatch*float64(b.N)/b.Elapsed().Seconds(), "samples/s")
+}
+
+func BenchmarkRetime(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "a.db"))
+	const perBatch, batches = 1000, 50
+	err := s.Update(context.Background(), func(tx Tx) error {
+		d, err := tx.Device("acme", "car-1", now)
+		if err != nil {
+			return err
+		}
+		g, err := tx.NamedSignal(d, "can0.A.B", "")
+		if err != nil {
+			return err
+		}
+		for seq := uint64(1); seq <= batches; seq++ {
+			rows := make([]Row, perBatch)
+			for i := range rows {
+				rows[i] = Row{Index: uint32(i), Signal: g, BootNS: int64(i)}
+			}
+			p, err := tx.PutBatch(d, batch(seq, uint32(seq)))
+			if err == nil {
+				err = tx.PutSamples(p.ID, rows)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	shift := int64(0)
+	for b.Loop() {
+		shift++
+		if err := s.Update(context.Background(), func(tx Tx) error {
+			d, err := tx.Device("acme", "car-1", now)
+			if err != nil {
+				return err
+			}
+			n, err := tx.Retime(d, [16]byte{}, math.MinInt64, func(boot int64) Time { return Time{boot + shift*1e9, 1, 3} })
+			if n != perBatch*batches {
+				b.Fatalf("%d samples dated again", n)
+			}
+			return err
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(perBatch*batches*float64(b.N)/b.Elapsed().Seconds(), "samples/s")
+}
