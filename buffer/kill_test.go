@@ -64,13 +64,16 @@ func child(t *testing.T, part, dir, arg string) *exec.Cmd {
 	return cmd
 }
 
-// childWork commits batches and journal entries until it is killed, releases some, and prints each thing after it was
+// childWork commits batches and journal entries until it is killed, or for as many steps as stand behind the seed,
+// releases some, and prints each thing after it was
 // confirmed: R lane seq (before: reserved), J lane seq part, B lane seq size, F lane seq (released and synced).
 func childWork(dir, seed string) {
 	var n uint64
-	fmt.Sscan(seed, &n)
+	steps := -1
+	fmt.Sscan(seed, &n, &steps)
 	rnd := rand.New(rand.NewPCG(n, 1))
-	q, err := buffer.Open(dir, buffer.Options{SegmentBytes: 256 << 10, Rand: bytes.NewReader(fmt.Append(nil, "epoch", seed, "00000000")[:8])})
+	epoch := append(fmt.Append(nil, "epoch", n), 0, 0, 0, 0, 0, 0, 0, 0)
+	q, err := buffer.Open(dir, buffer.Options{SegmentBytes: 256 << 10, Rand: bytes.NewReader(epoch[:8])})
 	if err != nil {
 		fmt.Println("E", err)
 		return
@@ -85,7 +88,7 @@ func childWork(dir, seed string) {
 		parts int
 	}
 	unsealed := map[buffer.Lane]*open{}
-	for step := 0; ; step++ {
+	for step := 0; step != steps; step++ {
 		var batches []buffer.Record
 		var journal []buffer.JournalEntry
 		for _, l := range []buffer.Lane{buffer.Control, buffer.Event, buffer.Telemetry} {
@@ -124,16 +127,24 @@ func childWork(dir, seed string) {
 			if err != nil {
 				continue
 			}
-			fmt.Fprintln(&say, "f", uint8(l), r.Seq) // may be released from now on
-			flush()
-			q.Release(l, buffer.Range{First: r.Seq, Last: r.Seq})
+			first := r.Seq
+			if rnd.IntN(3) == 0 { // everything up to it, so that segments go
+				first = q.Stats().Lanes[l].Oldest
+			}
+			tell := func(word string) {
+				for seq := first; seq <= r.Seq; seq++ {
+					fmt.Fprintln(&say, word, uint8(l), seq)
+				}
+				flush()
+			}
+			tell("f") // may be released from now on
+			q.Release(l, buffer.Range{First: first, Last: r.Seq})
 			if rnd.IntN(3) == 0 {
 				if err := q.Sync(); err != nil {
 					fmt.Println("E", err)
 					return
 				}
-				fmt.Fprintln(&say, "F", uint8(l), r.Seq)
-				flush()
+				tell("F")
 			}
 		}
 	}
@@ -148,7 +159,7 @@ type batchID struct {
 // each kill to what the child had confirmed.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
-	rounds := 40
+	rounds := 25
 	if testing.Short() {
 		rounds = 8
 	}
