@@ -28,7 +28,7 @@ const patience = time.Minute
 
 // bench is a vehicle's uplink, its queue, a broker and a store.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	broker *uplinktest.Broker
 	proxy  *uplinktest.Proxy // nil: none
 	store  *uplinktest.Store
@@ -38,7 +38,7 @@ type bench struct {
 	boot   [16]byte
 }
 
-func newBench(t *testing.T, proxied bool) *bench {
+func newBench(t testing.TB, proxied bool) *bench {
 	t.Helper()
 	b := &bench{t: t, rand: rand.New(rand.NewPCG(7, 11)), boot: [16]byte{1, 2, 3}}
 	var err error
@@ -66,6 +66,7 @@ func newBench(t *testing.T, proxied bool) *bench {
 		b.broker.Close()
 		noGoroutinesLeft(t)
 	})
+	b.wait("the store attached", b.store.Attached)
 	return b
 }
 
@@ -175,7 +176,7 @@ func (b *bench) arrived(want int) {
 }
 
 // noGoroutinesLeft fails when a goroutine of the uplink or of paho outlives its test.
-func noGoroutinesLeft(t *testing.T) {
+func noGoroutinesLeft(t testing.TB) {
 	t.Helper()
 	var left []string
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -183,7 +184,7 @@ func noGoroutinesLeft(t *testing.T) {
 		buf = buf[:runtime.Stack(buf, true)]
 		left = left[:0]
 		for _, g := range strings.Split(string(buf), "\n\n") {
-			if (strings.Contains(g, "waybill/uplink") || strings.Contains(g, "paho.mqtt")) && !strings.Contains(g, "testing.tRunner") {
+			if (strings.Contains(g, "waybill/uplink") || strings.Contains(g, "paho.mqtt")) && !strings.Contains(g, "testing.(*") && !strings.Contains(g, "testing.tRunner") {
 				left = append(left, g)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -123,6 +124,7 @@ func TestStatus(t *testing.T) {
 	b.alarms.Raise("queue.disk", "full")
 	b.wait("the alarm in the status", func() bool { return len(retained().GetAlarms()) == 1 })
 	stop()
+	time.Sleep(100 * time.Millisecond) // a broker that took this for a loss would send the will by now
 	if s := retained(); s.Online || s.Reason != "shutdown" {
 		t.Errorf("status after the farewell: %v", s)
 	}
@@ -133,6 +135,40 @@ func TestStatus(t *testing.T) {
 	b.wait("the will", func() bool { s := retained(); return !s.GetOnline() && s.GetReason() == "" })
 	b.proxy.Thaw()
 	b.wait("and back", func() bool { return u.State().Connections == 2 && retained().GetOnline() })
+}
+
+// TestMetrics: the counters are what State says, and a name is taken once.
+func TestMetrics(t *testing.T) {
+	b := newBench(t, false)
+	registry := prometheus.NewRegistry()
+	o := b.options()
+	o.Metrics = registry
+	b.add(telemetry, 10)
+	u, _ := b.start(o)
+	b.arrived(10)
+	b.wait("counted", func() bool { return u.State().BatchesReleased == 10 })
+	got := map[string]float64{}
+	gather := func() bool {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			got[f.GetName()] = f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+		}
+		return got["waybill_uplink_bytes_sent_total"] > 1000 // counted after the write, perhaps after the receipt
+	}
+	b.wait("bytes counted", gather)
+	for name, want := range map[string]float64{
+		"waybill_uplink_batches_released_total": 10, "waybill_uplink_online": 1, "waybill_uplink_connections_total": 1, "waybill_uplink_batches_unreceipted": 0,
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s = %v, want %v", name, v, want)
+		}
+	}
+	if _, err := uplink.New(o, b.queue); err == nil {
+		t.Error("two uplinks under one registry")
+	}
 }
 
 // TestDuel: two clients of one id throw each other out.

@@ -126,10 +126,12 @@ const (
 // maxDoublings bounds how far apart a silent store is probed: 2⁵ receipt timeouts.
 const maxDoublings = 5
 
-// Payloads shrink to no less than this, and grow again after so many PUBACKs in a row.
+// Payloads start at firstPayload, since a slow link may not live long enough for a large one; they shrink to no less
+// than minPayload, and double after growAfter PUBACKs in a row on one connection.
 const (
-	minPayload = 1 << 10
-	growAfter  = 16
+	firstPayload = 16 << 10
+	minPayload   = 1 << 10
+	growAfter    = 16
 )
 
 // maxRendered bounds a batch rendered for tools: brokers commonly take packets up to 1 MB. Above it the batch goes in

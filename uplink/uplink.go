@@ -60,7 +60,7 @@ func New(o Options, q Queue) (*Uplink, error) {
 		return nil, err
 	}
 	u := &Uplink{
-		o: o, end: end, queue: q, win: newWindow(), payload: o.PayloadBytes, changed: make(chan struct{}),
+		o: o, end: end, queue: q, win: newWindow(), payload: min(firstPayload, o.PayloadBytes), changed: make(chan struct{}),
 		phase: Offline, reason: "not started", born: time.Now(), since: time.Now(),
 	}
 	if err := u.register(o.Metrics); err != nil {

@@ -127,14 +127,14 @@ func TestSwallowedPubacks(t *testing.T) {
 			o := b.options()
 			o.Ack, o.AckTimeout = ack, 150*time.Millisecond
 			b.store.Silence(true)
-			b.broker.SetRules(uplinkRules(func(client string) bool { return client == device }))
+			b.broker.SetRules(uplinktest.Rules{NoPuback: func(client string) bool { return client == device }})
 			b.add(telemetry, 100)
 			u, _ := b.start(o)
 			b.wait("three losses", func() bool { return u.State().Losses >= 3 })
 			if n := b.queue.Len(); n != 100 {
 				t.Errorf("%d of 100 batches are held without any acknowledgement", n)
 			}
-			b.broker.SetRules(uplinkRules(nil))
+			b.broker.SetRules(uplinktest.Rules{})
 			b.store.Silence(false)
 			b.arrived(100)
 			if b.store.Duplicates() == 0 {
@@ -153,6 +153,7 @@ func TestCuts(t *testing.T) {
 			o.Ack = ack
 			o.BackoffBase, o.BackoffCap = time.Millisecond, 20*time.Millisecond
 			o.ReceiptTimeout = 500 * time.Millisecond
+			o.WriteTimeout = time.Second // paho may hold a Publish on a dead link for so long
 			b.proxy.CutAfter(rand.New(rand.NewPCG(2, 3)), 6<<10)
 			b.start(o)
 			added := 0

@@ -181,6 +181,7 @@ func (p *Proxy) pass(to, from *net.TCPConn, up bool, left *budget) {
 			}
 		}
 	})
+	var free time.Time // when the link has carried what it was given
 	for c := range road {
 		time.Sleep(time.Until(c.due))
 		p.wait()
@@ -193,7 +194,12 @@ func (p *Proxy) pass(to, from *net.TCPConn, up bool, left *budget) {
 			break
 		}
 		if rate > 0 {
-			time.Sleep(time.Duration(len(c.bytes)) * time.Second / time.Duration(rate))
+			// Counted on from when the last piece was through: a late wake-up costs no capacity while there is more.
+			if now := time.Now(); free.Before(now.Add(-50 * time.Millisecond)) {
+				free = now
+			}
+			free = free.Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(rate))
+			time.Sleep(time.Until(free))
 		}
 	}
 	_ = to.Close()

@@ -65,7 +65,8 @@ type Store struct {
 	errors   []error
 }
 
-// NewStore attaches a store to a broker under a client id of its own.
+// NewStore attaches a store to a broker under a client id of its own; see Attached. It attaches again when the
+// connection is lost.
 func NewStore(addr, id string) *Store {
 	s := &Store{
 		addr: addr, id: id, stop: make(chan struct{}), inbox: make(chan paho.Message, 1024),
@@ -126,6 +127,13 @@ func (s *Store) Send(tenant, device string, ranges ...*telemetrypb.ReceiptRange)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sendLocked(telemetrypb.Topic(tenant, device, telemetrypb.TopicReceipt), ranges)
+}
+
+// Attached says whether the store is connected and subscribed: what is published before is not for it.
+func (s *Store) Attached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client != nil
 }
 
 // Order lists the stored batches in the order of their first arrival.

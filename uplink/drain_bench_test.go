@@ -1,0 +1,75 @@
+package uplink_test
+
+import (
+	crand "crypto/rand"
+	"testing"
+	"time"
+
+	"github.com/waybill-telematics/waybill/buffer"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+	"github.com/waybill-telematics/waybill/uplink/uplinktest"
+)
+
+// BenchmarkDrain says what share of a link carries new batches to the store: at 100 ms round trip and 1 MB/s, and at
+// 20 kB/s with a cut every 4 s. The bars of DESIGN.md §10 are 95 % and 80 %.
+func BenchmarkDrain(b *testing.B) {
+	for _, c := range []struct {
+		name     string
+		rate     int
+		delay    time.Duration // each way
+		cut      time.Duration // 0: never
+		batches  int           // of about 16 KiB
+		duration time.Duration
+	}{
+		{"1MBs-100ms", 1 << 20, 50 * time.Millisecond, 0, 700, 6 * time.Second},
+		{"20kBs-cut4s", 20 << 10, 20 * time.Millisecond, 4 * time.Second, 80, 24 * time.Second},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for range b.N {
+				bench := newBench(b, true)
+				q, err := buffer.Open(b.TempDir(), buffer.Options{Rand: crand.Reader})
+				if err != nil {
+					b.Fatal(err)
+				}
+				bench.queue = uplinktest.Name(q, tenant, device)
+				sizes := map[uint64]int{}
+				for range c.batches {
+					samples := make([]telemetrypb.Sample, 2700)
+					for i := range samples {
+						samples[i] = telemetrypb.UintSample(1, int64(i)*1e7, bench.rand.Uint64N(1<<48))
+					}
+					rec, err := bench.queue.Add(telemetry, telemetrypb.Head{BootID: bench.boot, Catalogue: [16]byte{9}}, samples)
+					if err != nil {
+						b.Fatal(err)
+					}
+					sizes[rec.Seq] = len(rec.Bytes)
+				}
+				bench.proxy.SetRate(c.rate)
+				bench.proxy.SetDelay(c.delay)
+				o := bench.options()
+				o.BackoffBase, o.BackoffCap = 200*time.Millisecond, time.Second
+				u, stop := bench.start(o)
+				began := time.Now()
+				for next := began.Add(c.cut); time.Since(began) < c.duration && bench.store.Len() < c.batches; time.Sleep(10 * time.Millisecond) {
+					if c.cut > 0 && time.Now().After(next) {
+						bench.proxy.Cut(true)
+						next = next.Add(c.cut)
+					}
+				}
+				took := time.Since(began)
+				got := 0
+				for _, s := range bench.store.Order() {
+					got += sizes[s.Seq]
+				}
+				b.ReportMetric(100*float64(got)/took.Seconds()/float64(c.rate), "%link")
+				b.ReportMetric(float64(bench.store.Duplicates()), "duplicates")
+				b.ReportMetric(float64(sizes[1]), "B/batch")
+				b.ReportMetric(float64(u.State().PayloadBytes), "B/payload")
+				stop()
+				if err := q.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,181 @@
+package uplink
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/waybill-telematics/waybill/buffer"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// feed packs and publishes until the session is over. Publish may wait; the goroutine that watches for the loss is
+// another.
+func (s *session) feed() {
+	defer s.u.tasks.Done()
+	for {
+		f, topic, payload := s.next()
+		if f == nil {
+			select {
+			case <-s.done:
+				return
+			case <-s.wake:
+			case <-s.u.queue.Notify():
+			}
+			continue
+		}
+		select {
+		case <-s.wrote:
+		default:
+		}
+		f.token = s.client.Publish(topic, 1, f.lane == 0, payload)
+		select {
+		case s.fifo <- f:
+		case <-s.done:
+			return
+		}
+		// One packet at a time: a packet that waited inside Publish would hold this goroutine for the whole write
+		// timeout after the link is gone, and could not be overtaken by an event.
+		select {
+		case <-s.wrote:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// ack takes the publishes in order and waits for their PUBACKs.
+func (s *session) ack() {
+	defer s.u.tasks.Done()
+	timer := time.NewTimer(s.u.o.AckTimeout)
+	defer timer.Stop()
+	for {
+		var f *flight
+		select {
+		case f = <-s.fifo:
+		case <-s.done:
+			return
+		}
+		timer.Reset(s.u.o.AckTimeout)
+		select {
+		case <-f.token.Done():
+			if err := f.token.Error(); err != nil {
+				s.link.Load().kill(fmt.Errorf("publish: %w", err))
+				return
+			}
+			s.u.acked(s, f)
+		case <-timer.C:
+			s.link.Load().kill(fmt.Errorf("%w: %s waited for", errNoPuback, s.u.o.AckTimeout))
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// next decides what is published now; nil: nothing, for the moment.
+func (s *session) next() (f *flight, topic string, payload []byte) {
+	if s.stopping.Load() {
+		return nil, "", nil
+	}
+	if s.room(telemetrypb.Lane_LANE_CONTROL, false) && s.u.statusDue(time.Now()) {
+		payload = s.u.status(true, "")
+		f = &flight{bytes: len(payload)}
+		if !s.launch(f, nil) {
+			return nil, "", nil
+		}
+		return f, s.u.topic(telemetrypb.TopicStatus), payload
+	}
+	for _, c := range drainOrder() {
+		if !s.room(c.lane, c.part == backlog) {
+			continue
+		}
+		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {
+			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload
+		}
+	}
+	if s.idle() {
+		if f, payload = s.load(s.u.gatherSuspect(time.Now()), true); f != nil {
+			return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
+		}
+	}
+	return nil, "", nil
+}
+
+// load turns packed parcels into a flight.
+func (s *session) load(cargo *load, alone bool) (*flight, []byte) {
+	if cargo == nil || len(cargo.parcels) == 0 {
+		return nil, nil
+	}
+	l := cargo.parcels[0].key.lane
+	payload, err := cargo.encode(s.u.o.Format(telemetrypb.Lane(l)) == FormatJSON)
+	if err != nil { // text that JSON cannot carry: the batches go as they are
+		s.u.o.Log.Warn("payload goes in columns", "lane", laneName(l), "error", err)
+		s.u.count.unrendered.Add(uint64(len(cargo.parcels)))
+		for i := range cargo.parcels {
+			cargo.parcels[i].plain = nil
+		}
+		if payload, err = cargo.encode(false); err != nil {
+			s.u.o.Log.Error("payload cannot be made", "lane", laneName(l), "error", err)
+			return nil, nil
+		}
+	}
+	f := &flight{lane: l, bytes: len(payload), alone: alone}
+	for i := range cargo.parcels {
+		f.seqs = append(f.seqs, cargo.parcels[i].key.seq)
+	}
+	if !s.launch(f, cargo.parcels) {
+		return nil, nil
+	}
+	return f, payload
+}
+
+// launch notes a flight before it is published: its receipt may be faster than Publish returns.
+func (s *session) launch(f *flight, parcels []parcel) bool {
+	u := s.u
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s.dead {
+		return false
+	}
+	for i := range parcels {
+		h := parcels[i].held
+		h.flight = f
+		if u.win.hold(parcels[i].key, h) {
+			u.count.resent.Add(1)
+		}
+		u.count.batchesSent.Add(1)
+	}
+	s.flying = append(s.flying, f)
+	s.flyingBytes += f.bytes
+	if f.lane != 0 {
+		u.count.payloads.Add(1)
+	}
+	return true
+}
+
+// room says whether a publish may go now. Control and events have two places of their own, so that they never stand
+// behind the backlog; a suspect flies alone.
+func (s *session) room(l telemetrypb.Lane, old bool) bool {
+	u := s.u
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	places, bytes := u.o.InFlight, u.o.InFlightBytes
+	if l <= telemetrypb.Lane_LANE_EVENT {
+		places, bytes = places+2, bytes+2*u.o.PayloadBytes
+	}
+	for _, f := range s.flying {
+		if f.alone {
+			return false
+		}
+	}
+	if len(s.flying) >= places || len(s.flying) > 0 && s.flyingBytes+u.payload > bytes {
+		return false
+	}
+	return u.o.Ack == AckPuback || !u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes)
+}
+
+func (s *session) idle() bool {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	return len(s.flying) == 0
+}
