@@ -56,8 +56,6 @@ func child(t *testing.T, part, dir, arg string) *exec.Cmd {
 	cmd := exec.Command(self)
 	if run := os.Getenv(emulator); run != "" {
 		cmd = exec.Command(run, self)
-	} else if err := exec.Command(self, "-test.run=^$").Run(); errors.Is(err, syscall.ENOEXEC) {
-		t.Skipf("emulated: a child needs %s set to the emulator", emulator)
 	}
 	cmd.Env = append(os.Environ(), childEnv+"="+part, childDir+"="+dir, childArg+"="+arg)
 	cmd.Stderr = os.Stderr
@@ -150,6 +148,18 @@ func childWork(dir, seed string) {
 	}
 }
 
+// start starts a child; one of another instruction set needs the emulator.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	err := cmd.Start()
+	if errors.Is(err, syscall.ENOEXEC) {
+		t.Skipf("emulated: a child needs %s set to the emulator", emulator)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 type batchID struct {
 	lane buffer.Lane
 	seq  uint64
@@ -159,7 +169,7 @@ type batchID struct {
 // each kill to what the child had confirmed.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
-	rounds := 25
+	rounds := 40
 	if testing.Short() {
 		rounds = 8
 	}
@@ -178,9 +188,7 @@ func TestKill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		start(t, cmd)
 		lines := bufio.NewScanner(out)
 		stop := 5 + rnd.IntN(60) // lines until the kill
 		fresh := map[batchID]bool{}
@@ -362,10 +370,14 @@ func childSmallDisk(dir string) {
 // TestDiskRefuses: commits that the disk refuses fail, the queue stays usable, the same batches go in when it heals, once.
 func TestDiskRefuses(t *testing.T) {
 	dir := t.TempDir()
-	out, err := child(t, "small-disk", dir, "").Output()
+	cmd := child(t, "small-disk", dir, "")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	start(t, cmd)
+	err := cmd.Wait()
 	var grow, write int
-	if n, _ := fmt.Sscanf(string(out), "done %d %d", &grow, &write); n != 2 || grow == 0 || write < 4 || err != nil {
-		t.Fatalf("%q, %v: want done and some failures", out, err)
+	if n, _ := fmt.Sscanf(out.String(), "done %d %d", &grow, &write); n != 2 || grow == 0 || write < 4 || err != nil {
+		t.Fatalf("%q, %v: want done and some failures", out.String(), err)
 	}
 	q := open(t, dir, options(t))
 	if !q.CleanStop() {
@@ -393,9 +405,7 @@ func TestLocked(t *testing.T) {
 	cmd := child(t, "hold", dir, "")
 	in, _ := cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	start(t, cmd)
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "open <nil>\n" {
 		t.Fatalf("the child says %q", line)
 	}

@@ -18,8 +18,11 @@ const lockName = "lock"
 func lock(dir string, timeout time.Duration) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, unix.EROFS) { // a read-only remount: what is stored can still be sent
+		f, err = os.Open(path)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("queue: %w", err)
 	}
 	for waited := time.Duration(0); ; waited += 20 * time.Millisecond {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

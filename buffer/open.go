@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -296,15 +295,17 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 // judge compares a segment that was read with what meta knew, and notes what is gone.
 func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest bool) {
 	d := Damage{Lane: seg.lane, Epoch: seg.epoch, File: seg.file()}
-	if c.salvaged {
+	// Of a segment that was closed when meta was written, meta knows every number: its damage costs batches, no epoch.
+	tail := newest && (known == nil || !known.Closed)
+	if c.salvaged && (known == nil || !known.Salvaged) {
 		d.Reason = "damaged segment, read record by record: " + c.damage
-		if newest {
+		if tail {
 			op.suspect("segment %s is damaged", seg.file())
 		}
-	} else if newest && !c.provable {
+	} else if tail && !c.provable {
 		op.suspect("segment %s: one of its two meta pages is damaged", seg.file())
 	}
-	if known != nil && seg.last < known.Last {
+	if known != nil && seg.last < known.Last && !c.salvaged {
 		d.Reason = cmp.Or(d.Reason, fmt.Sprintf("the segment ends at commit %d, meta has seen %d", seg.last, known.Last))
 		if newest {
 			op.suspect("segment %s is older than meta", seg.file())
@@ -326,225 +327,4 @@ func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest b
 	if d.Reason != "" {
 		op.damage = append(op.damage, d)
 	}
-}
-
-// settle decides on the epoch.
-func (op *opening) settle() error {
-	q := op.q
-	for _, h := range op.heads {
-		q.generation = max(q.generation, h.Generation) // a new meta is newer than every segment
-	}
-	if op.meta != nil {
-		q.epochs = op.meta.Epochs
-		q.hasParent, q.parent = op.meta.HasParent, op.meta.Parent
-	} else {
-		op.epochsFromSegments()
-	}
-	if len(op.reasons) > 0 || op.empty {
-		q.clean = op.empty
-	}
-	if q.o.ReadOnly {
-		if len(q.epochs) == 0 {
-			q.epochs = []epochStart{{}}
-		}
-		for _, why := range op.reasons {
-			op.damage = append(op.damage, Damage{File: metaName, Reason: why + ": a new epoch begins at the next start"})
-		}
-		return nil
-	}
-	if len(op.reasons) == 0 && len(q.epochs) > 0 {
-		return nil
-	}
-	q.parent = Parent{Last: map[Lane]uint64{}, Reason: strings.Join(op.reasons, "; ")}
-	if op.empty {
-		q.parent.Reason = "new queue"
-	}
-	begin := epochStart{}
-	for _, l := range Lanes() {
-		q.parent.Last[l] = q.lanes[l].next - 1
-		begin.Start[l] = q.lanes[l].next
-	}
-	if n := len(q.epochs); n > 0 {
-		q.parent.Epoch = q.epochs[n-1].Epoch
-	}
-	for begin.Epoch == 0 || begin.Epoch == q.parent.Epoch {
-		var b [8]byte
-		if _, err := io.ReadFull(q.o.Rand, b[:]); err != nil {
-			return fmt.Errorf("queue: making an epoch: %w", err)
-		}
-		begin.Epoch = be.Uint64(b[:])
-	}
-	q.hasParent = true
-	q.epochs = append(q.epochs, begin)
-	if !op.empty {
-		q.log.Error("queue: a new epoch begins", "reason", q.parent.Reason, "parent", q.parent.Epoch)
-	}
-	return nil
-}
-
-// epochsFromSegments puts the epochs together when meta is gone.
-func (op *opening) epochsFromSegments() {
-	slices.SortStableFunc(op.heads, func(a, b segmentHead) int { return cmp.Compare(a.Generation, b.Generation) })
-	q := op.q
-	for _, h := range op.heads {
-		i := slices.IndexFunc(q.epochs, func(e epochStart) bool { return e.Epoch == h.Epoch })
-		if i < 0 {
-			i = len(q.epochs)
-			q.epochs = append(q.epochs, epochStart{Epoch: h.Epoch})
-		}
-		for _, s := range q.lanes[h.Lane].segments {
-			if s.number != h.Number {
-				continue
-			}
-			for _, first := range [...]uint64{s.stored.Min(), s.journal.Min()} {
-				if start := &q.epochs[i].Start[h.Lane]; first != 0 && (*start == 0 || first < *start) {
-					*start = first
-				}
-			}
-		}
-	}
-	// A lane of which an epoch has no segment gets none of the seqs: the next epoch begins at once.
-	for i := len(q.epochs) - 1; i >= 0; i-- {
-		for _, l := range Lanes() {
-			if q.epochs[i].Start[l] != 0 {
-				continue
-			}
-			q.epochs[i].Start[l] = q.lanes[l].next
-			if i+1 < len(q.epochs) {
-				q.epochs[i].Start[l] = q.epochs[i+1].Start[l]
-			}
-		}
-	}
-}
-
-// recover reads the journal entries that are not void.
-func (op *opening) recover() {
-	q := op.q
-	for _, l := range Lanes() {
-		ln := &q.lanes[l]
-		list := op.journal[l]
-		slices.SortStableFunc(list, func(a, b placedJournal) int {
-			return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.commit, b.commit))
-		})
-		// Entry number p of a seq replaces what an earlier commit wrote from p on: that was a call that failed and was
-		// made again.
-		var entries []journalRead
-		for _, j := range list {
-			if ln.storedLocked(j.seq) {
-				continue
-			}
-			read, err := readJournal(j.seg.path, j.journaled)
-			if err != nil && j.at == 0 {
-				read, err = salvageJournal(j, err)
-			}
-			if err != nil {
-				q.mu.Lock()
-				epoch := q.epochOfLocked(l, j.seq)
-				q.mu.Unlock()
-				op.damage = append(op.damage, Damage{
-					Lane: l, Epoch: epoch, Seqs: []Range{{First: j.seq, Last: j.seq}}, Journal: true, File: j.seg.file(),
-					Reason: "journal entry: " + err.Error(),
-				})
-			}
-			for _, r := range read {
-				n := len(entries)
-				for n > 0 && entries[n-1].entry.Seq == j.seq && entries[n-1].part >= r.part {
-					n--
-				}
-				entries = append(entries[:n], r)
-			}
-		}
-		for _, e := range entries {
-			q.recovered = append(q.recovered, e.entry)
-			ln.parts[e.entry.Seq] = e.part + 1
-		}
-		for _, s := range ln.segments {
-			for _, r := range s.journal.Clone() {
-				for seq := r.First; ; seq++ {
-					if _, needed := ln.parts[seq]; !needed {
-						s.journal.Remove(Range{First: seq, Last: seq})
-					}
-					if seq == r.Last {
-						break
-					}
-				}
-			}
-		}
-	}
-}
-
-// salvageJournal looks for the journal entries of a seq in a commit that cannot be read by its structure.
-func salvageJournal(j placedJournal, why error) (list []journalRead, err error) {
-	j.seg.salvaged = true
-	c, err := salvageFile(j.seg.path, j.seg.lane, j.seg.number, 0, "")
-	if err != nil {
-		return nil, errors.Join(why, err)
-	}
-	for _, found := range c.journal {
-		if found.seq != j.seq || found.commit != j.commit {
-			continue
-		}
-		if read, err := readJournal(j.seg.path, found); err == nil {
-			list = append(list, read...)
-		}
-	}
-	slices.SortFunc(list, func(a, b journalRead) int { return cmp.Compare(a.part, b.part) })
-	return list, why
-}
-
-// journalRead is a journal entry off the disk, and its place among those of its seq.
-type journalRead struct {
-	entry JournalEntry
-	part  uint32
-}
-
-// forget counts what is live, and takes every number below next that is neither stored nor journaled as done with: it
-// was released, lost, or given out and never written. So the set of released numbers stays as small as what is pending.
-func (op *opening) forget() {
-	q := op.q
-	for _, l := range Lanes() {
-		ln := &q.lanes[l]
-		var pending ranges.Set
-		for _, s := range ln.segments {
-			pending.AddSet(s.stored)
-		}
-		pending.RemoveSet(ln.released)
-		for seq := range ln.parts {
-			pending.Add(Range{First: seq, Last: seq})
-		}
-		lost := ranges.Set{{First: 0, Last: ln.next - 1}}
-		lost.RemoveSet(pending)
-		was := ln.released
-		ln.released = lost
-		for _, s := range ln.segments {
-			live := s.stored.Clone()
-			live.RemoveSet(ln.released)
-			s.live, s.liveBytes = live.Count(), 0
-			if s.live > 0 && s.index != nil {
-				s.liveBytes = s.sizeOf(live, s.live)
-			} else if s.live > 0 {
-				s.liveBytes = s.bytes / s.batches * s.live
-			}
-			if s.index != nil && s.closed {
-				q.loaded = append(q.loaded, s)
-			}
-		}
-		q.trimLoadedLocked()
-		// What is reported lost: not what was released before, nor what is there after all, in another segment or in
-		// the journal.
-		for i := range op.damage {
-			d := &op.damage[i]
-			if d.Lane != l || d.Journal || len(d.Seqs) == 0 {
-				continue
-			}
-			seqs := ranges.Set(d.Seqs)
-			seqs.RemoveSet(was)
-			seqs.RemoveSet(pending)
-			d.Seqs, d.Batches = seqs, seqs.Count()
-		}
-	}
-	// A segment that is missing or shorter, and of which nothing was needed, is no loss.
-	op.damage = slices.DeleteFunc(op.damage, func(d Damage) bool {
-		return d.Seqs != nil && len(d.Seqs) == 0 && !strings.HasPrefix(d.Reason, "damaged segment")
-	})
 }

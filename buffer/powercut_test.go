@@ -462,7 +462,7 @@ func scratch() string {
 
 // TestPowerCut: no state breaks a promise. WAYBILL_POWERCUT_STATES says how many; a release runs 4,000 and more.
 func TestPowerCut(t *testing.T) {
-	states := 600
+	states := 400
 	if testing.Short() {
 		states = 100
 	}

@@ -508,3 +508,66 @@ func TestCrashBehindRoll(t *testing.T) {
 		q.Release(tele, buffer.Range{First: 4, Last: 100})
 	}
 }
+
+// TestMetaCannotBeWritten: a disk that takes no writes at the start does not keep what is stored from going out, and
+// nothing is committed before meta is.
+func TestMetaCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, options(t))
+	add(t, q, tele, 5, 1000)
+	epoch := q.Epoch()
+	q.Abandon()
+	blocker := filepath.Join(dir, "meta.tmp", "x")
+	if err := os.MkdirAll(blocker, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	q = open(t, dir, options(t))
+	if got := buffertest.Drain(t, q, tele, 0); len(got) != 5 || q.Epoch() != epoch {
+		t.Errorf("%v, epoch %x, want %x", got, q.Epoch(), epoch)
+	}
+	batch := []buffer.Record{buffertest.Batch(tele, q.Reserve(tele), 10)}
+	if err := q.Commit(batch, nil); err == nil {
+		t.Error("committed without meta")
+	}
+	q.Release(tele, buffer.Range{First: 1, Last: 2})
+	if err := q.Sync(); err == nil {
+		t.Error("Sync says that it is on disk")
+	}
+	if err := os.RemoveAll(filepath.Dir(blocker)); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Commit(batch, nil); err != nil {
+		t.Errorf("when it heals: %v", err)
+	}
+	q.Abandon()
+	q = open(t, dir, options(t))
+	if got := buffertest.Drain(t, q, tele, 0); !slices.Equal(got, []uint64{3, 4, 5, 6}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestManyReleasedRanges: more released ranges than one commit carries reach the disk all the same.
+func TestManyReleasedRanges(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, options(t))
+	var batches []buffer.Record
+	for range 400 {
+		batches = append(batches, buffertest.Batch(tele, q.Reserve(tele), 20))
+	}
+	if err := q.Commit(batches, nil); err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(1); seq <= 400; seq += 2 {
+		q.Release(tele, buffer.Range{First: seq, Last: seq})
+	}
+	add(t, q, buffer.Event, 1, 10)
+	q.Abandon()
+	q = open(t, dir, options(t))
+	got := buffertest.Drain(t, q, tele, 0)
+	if len(got) != 200 || got[0] != 2 || got[199] != 400 {
+		t.Errorf("%d are there: %v", len(got), got)
+	}
+	if st := q.Stats().Lanes[tele]; st.Batches != 200 || st.Bytes != 200*20 {
+		t.Errorf("%+v", st)
+	}
+}

@@ -134,17 +134,17 @@ func (s Set) Within(r Range) Set {
 // NextOutside is the smallest member ≥ x that is not in t.
 func (s Set) NextOutside(x uint64, t Set) (uint64, bool) {
 	for {
-		x, ok := s.Next(x)
+		member, ok := s.Next(x)
 		if !ok {
 			return 0, false
 		}
-		i := t.from(x)
-		if i == len(t) || t[i].First > x {
-			return x, true
+		i := t.from(member)
+		if i == len(t) || t[i].First > member {
+			return member, true
 		}
 		if t[i].Last == ^uint64(0) {
 			return 0, false
 		}
-		return s.NextOutside(t[i].Last+1, t)
+		x = t[i].Last + 1
 	}
 }
