@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	programs = dir
-	build := exec.Command("go", "build", "-o", dir, "./cmd/agent", "./cmd/fleet")
+	build := exec.Command("go", "build", "-o", dir, "./cmd/agent", "./cmd/fleet", "./cmd/simulate")
 	build.Dir = filepath.Join("..", "..")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
@@ -125,7 +125,7 @@ func startFleet(t testing.TB, broker, db string, args ...string) *process {
 	subscribed := make(chan struct{})
 	var once sync.Once
 	p := start(t, func(line string) {
-		if strings.Contains(line, "msg=subscribed") {
+		if strings.Contains(line, "subscribed=true") {
 			once.Do(func() { close(subscribed) })
 		}
 	}, "fleet", append([]string{"serve", "--broker", broker, "--insecure", "--db", db, "--json", "--retry", "200ms"}, args...)...)
