@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -27,19 +29,7 @@ const (
 const millisecond = 1_000_000
 
 func batchCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "batch",
-		Short: "Tools for what is published: encode samples, decode payloads",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(fmt.Errorf("unknown command %q; see waybill-agent batch --help", args[0]))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(batchEncodeCommand(), batchDecodeCommand())
-	return cmd
+	return cli.Group("batch", "Tools for what is published: encode samples, decode payloads", batchEncodeCommand(), batchDecodeCommand())
 }
 
 // batchEncode is one run of `batch encode`.
@@ -77,7 +67,7 @@ code is 0 when the input could be read, 1 when it could not, 2 for wrong usage.`
 func oneInput(command, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) > 1 {
-			return usageError(fmt.Errorf("%s takes one %s; see waybill-agent %s --help", command, what, command))
+			return cli.UsageError(fmt.Errorf("%s takes one %s; see waybill-agent %s --help", command, what, command))
 		}
 		return nil
 	}

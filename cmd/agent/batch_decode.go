@@ -12,8 +12,10 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
-	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 // batchDecode is one run of `batch decode`.
@@ -150,7 +152,7 @@ func (d *batchDecode) appendSample(line []byte, s telemetrypb.Sample, clock *tel
 		if s.Kind == telemetrypb.KindString || (signal.Scale == 0 || signal.Scale == 1) && signal.Offset == 0 {
 			line = appendRaw(line, s) // exact to 64 bits
 		} else {
-			line = appendFloat(line, s.Physical(signal.Scale, signal.Offset))
+			line = cli.AppendFloat(line, s.Physical(signal.Scale, signal.Offset))
 		}
 		line = appendUnit(line, signal.Unit)
 	}
@@ -202,7 +204,7 @@ func (d *batchDecode) writePlain(out *bufio.Writer, p *telemetrypb.PlainBatch) e
 		line = append(line, `,"value":`...)
 		switch v := s.GetValue().(type) {
 		case *telemetrypb.PlainSample_Number:
-			line = appendFloat(line, v.Number)
+			line = cli.AppendFloat(line, v.Number)
 		case *telemetrypb.PlainSample_Integer:
 			line = strconv.AppendInt(line, v.Integer, 10)
 		case *telemetrypb.PlainSample_Natural:

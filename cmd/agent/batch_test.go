@@ -11,8 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 // runBatch runs `waybill-agent batch …`.
@@ -23,7 +25,7 @@ func runBatch(t *testing.T, stdin []byte, args ...string) (stdout, stderr string
 	root.SetIn(bytes.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = execute(root, append([]string{"batch"}, args...), &errs)
+	code = cli.Execute(root, append([]string{"batch"}, args...), &errs)
 	return out.String(), errs.String(), code
 }
 
@@ -31,7 +33,7 @@ func runBatch(t *testing.T, stdin []byte, args ...string) (stdout, stderr string
 func mustBatch(t *testing.T, stdin []byte, args ...string) string {
 	t.Helper()
 	stdout, stderr, code := runBatch(t, stdin, args...)
-	if code != exitOK || stderr != "" {
+	if code != cli.OK || stderr != "" {
 		t.Fatalf("batch %q: exit %d, %s", args, code, stderr)
 	}
 	return stdout
@@ -89,7 +91,7 @@ func TestBatchEncodeRejectsLines(t *testing.T) {
 	in := "# a comment\r\nt_ms,signal,raw\r\n100,1,837\r\n200,1,8x\r\n3,4\r\n5,0,1\r\n99999999999999999,1,1\r\n\r\n" +
 		"300,1,18446744073709551615\r\n400,1,-0.5\r\n500,1,NaN\r\n-7,2,-9223372036854775808"
 	payload, stderr, code := runBatch(t, []byte(in), "encode")
-	if code != exitOK {
+	if code != cli.OK {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	for _, want := range []string{"standard input:4: warning: raw \"8x\"", ":5: warning: 2 fields", ":6: warning: signal \"0\"", ":7: warning: t_ms \"99999999999999999\""} {
@@ -126,18 +128,18 @@ func TestBatchExitCodes(t *testing.T) {
 		code   int
 		stderr string // part of it; empty: silence
 	}{
-		{"nothing to encode", nil, []string{"encode"}, exitOK, ""},
-		{"only a header", []byte("# x\nt_ms,signal,raw\n"), []string{"encode"}, exitOK, ""},
-		{"nothing to decode", nil, []string{"decode"}, exitOK, ""},
-		{"not CSV", []byte("\x00\x01\x02\nxyz"), []string{"encode"}, exitFailed, "none of 2 lines"},
-		{"not a payload", []byte("hello"), []string{"decode"}, exitFailed, "malformed"},
-		{"damaged", broken, []string{"decode"}, exitFailed, "checksum mismatch"},
-		{"cut off", []byte(payload[:len(payload)-3]), []string{"decode"}, exitFailed, "malformed"},
-		{"no such file", nil, []string{"decode", filepath.Join(t.TempDir(), "none")}, exitFailed, "no such file"},
-		{"another catalogue", []byte(payload), []string{"decode", "--catalogue", catalogue}, exitFailed, "names catalogue"},
-		{"two files", nil, []string{"encode", "a", "b"}, exitUsage, "takes one"},
-		{"unknown flag", nil, []string{"decode", "--foo"}, exitUsage, "unknown flag"},
-		{"unknown command", nil, []string{"recode"}, exitUsage, "unknown command"},
+		{"nothing to encode", nil, []string{"encode"}, cli.OK, ""},
+		{"only a header", []byte("# x\nt_ms,signal,raw\n"), []string{"encode"}, cli.OK, ""},
+		{"nothing to decode", nil, []string{"decode"}, cli.OK, ""},
+		{"not CSV", []byte("\x00\x01\x02\nxyz"), []string{"encode"}, cli.Failed, "none of 2 lines"},
+		{"not a payload", []byte("hello"), []string{"decode"}, cli.Failed, "malformed"},
+		{"damaged", broken, []string{"decode"}, cli.Failed, "checksum mismatch"},
+		{"cut off", []byte(payload[:len(payload)-3]), []string{"decode"}, cli.Failed, "malformed"},
+		{"no such file", nil, []string{"decode", filepath.Join(t.TempDir(), "none")}, cli.Failed, "no such file"},
+		{"another catalogue", []byte(payload), []string{"decode", "--catalogue", catalogue}, cli.Failed, "names catalogue"},
+		{"two files", nil, []string{"encode", "a", "b"}, cli.Usage, "takes one"},
+		{"unknown flag", nil, []string{"decode", "--foo"}, cli.Usage, "unknown flag"},
+		{"unknown command", nil, []string{"recode"}, cli.Usage, "unknown command"},
 	} {
 		stdout, stderr, code := runBatch(t, c.stdin, c.args...)
 		if code != c.code || !strings.Contains(stderr, c.stderr) || c.stderr == "" && stderr != "" {
@@ -159,7 +161,7 @@ func TestBatchDecodeOneOfTwo(t *testing.T) {
 	two := bytes.Clone(one)
 	two[len(two)-1] ^= 0x80
 	stdout, stderr, code := runBatch(t, telemetrypb.AppendPayload(nil, true, nil, two, one), "decode")
-	if code != exitOK || stdout != "{\"t_ns\":5,\"signal\":1,\"raw\":6}\n" || !strings.Contains(stderr, "batch 1 of 2") {
+	if code != cli.OK || stdout != "{\"t_ns\":5,\"signal\":1,\"raw\":6}\n" || !strings.Contains(stderr, "batch 1 of 2") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }

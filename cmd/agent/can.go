@@ -11,24 +11,14 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
 	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 func canCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "can",
-		Short: "Tools for CAN: decode logs, check DBC files",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(fmt.Errorf("unknown command %q; see waybill-agent can --help", args[0]))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(canDecodeCommand(), canLintCommand())
-	return cmd
+	return cli.Group("can", "Tools for CAN: decode logs, check DBC files", canDecodeCommand(), canLintCommand())
 }
 
 // canDecode is one run of `can decode`.
@@ -70,9 +60,9 @@ when the input could be read, 1 when it could not, 2 for wrong usage.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
-				return usageError(errors.New("can decode takes one log; see waybill-agent can decode --help"))
+				return cli.UsageError(errors.New("can decode takes one log; see waybill-agent can decode --help"))
 			case len(d.files) == 0:
-				return usageError(errors.New("can decode needs at least one --dbc FILE"))
+				return cli.UsageError(errors.New("can decode needs at least one --dbc FILE"))
 			}
 			return nil
 		},
@@ -246,7 +236,7 @@ func appendPhysical(dst []byte, sig *can.Signal, v telemetrypb.Sample) []byte {
 	scale, offset, whole := sig.WholeScale()
 	switch {
 	case !whole:
-		return appendFloat(dst, v.Physical(sig.Scale, sig.Offset))
+		return cli.AppendFloat(dst, v.Physical(sig.Scale, sig.Offset))
 	case scale == 1 && offset == 0:
 		return appendRaw(dst, v)
 	}
@@ -277,7 +267,7 @@ The exit code is 0 when the file is clean or there are only notes, 3 with findin
   waybill-agent can lint --json powertrain.dbc | jq -r 'select(.severity != "note") | .text'`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError(errors.New("can lint takes one DBC file"))
+				return cli.UsageError(errors.New("can lint takes one DBC file"))
 			}
 			return nil
 		},
@@ -322,7 +312,7 @@ func lintDBC(cmd *cobra.Command, in io.Reader, name string, asJSON bool) error {
 		return nil
 	})
 	if err == nil && found {
-		return &exitError{Code: exitFindings}
+		return &cli.Error{Code: cli.Findings}
 	}
 	return err
 }

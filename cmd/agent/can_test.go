@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/test/deps"
 )
 
@@ -18,7 +19,7 @@ func runCAN(stdin string, args ...string) (stdout, stderr string, code int) {
 	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = execute(root, append([]string{"can"}, args...), &errs)
+	code = cli.Execute(root, append([]string{"can"}, args...), &errs)
 	return out.String(), errs.String(), code
 }
 
@@ -92,18 +93,18 @@ func TestCANExitCodes(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{[]string{"decode", "--dbc", good}, exitOK, ""},
-		{[]string{"decode", "--dbc", odd, "--dbc", good}, exitOK, "test.dbc:1: error: "},
-		{[]string{"decode", "--dbc", missing}, exitFailed, missing},
-		{[]string{"decode", "--dbc", good, missing}, exitFailed, missing},
-		{[]string{"decode"}, exitUsage, "--dbc"},
-		{[]string{"decode", "--dbc", good, "a", "b"}, exitUsage, "one log"},
-		{[]string{"decode", "--nonsense"}, exitUsage, "nonsense"},
-		{[]string{"nonsense"}, exitUsage, "nonsense"},
-		{[]string{"lint", odd}, exitFindings, ""},
-		{[]string{"lint", missing}, exitFailed, missing},
-		{[]string{"lint", good, good}, exitUsage, "one DBC file"},
-		{[]string{"--help"}, exitOK, ""},
+		{[]string{"decode", "--dbc", good}, cli.OK, ""},
+		{[]string{"decode", "--dbc", odd, "--dbc", good}, cli.OK, "test.dbc:1: error: "},
+		{[]string{"decode", "--dbc", missing}, cli.Failed, missing},
+		{[]string{"decode", "--dbc", good, missing}, cli.Failed, missing},
+		{[]string{"decode"}, cli.Usage, "--dbc"},
+		{[]string{"decode", "--dbc", good, "a", "b"}, cli.Usage, "one log"},
+		{[]string{"decode", "--nonsense"}, cli.Usage, "nonsense"},
+		{[]string{"nonsense"}, cli.Usage, "nonsense"},
+		{[]string{"lint", odd}, cli.Findings, ""},
+		{[]string{"lint", missing}, cli.Failed, missing},
+		{[]string{"lint", good, good}, cli.Usage, "one DBC file"},
+		{[]string{"--help"}, cli.OK, ""},
 	} {
 		_, stderr, code := runCAN("", test.args...)
 		if code != test.code || !strings.Contains(stderr, test.stderr) {
@@ -114,20 +115,20 @@ func TestCANExitCodes(t *testing.T) {
 
 func TestCANLint(t *testing.T) {
 	clean := writeDBC(t, "BO_ 1 M: 8 X\n SG_ A : 0|8@1+ (1,0) [0|0] \"\" X\n")
-	if stdout, _, code := runCAN("", "lint", clean); stdout != "" || code != exitOK {
+	if stdout, _, code := runCAN("", "lint", clean); stdout != "" || code != cli.OK {
 		t.Errorf("a clean file: exit %d, %q", code, stdout)
 	}
 	notes := writeDBC(t, "BO_ 4660 M: 8 X\n")
-	if stdout, _, code := runCAN("", "lint", notes); !strings.HasPrefix(stdout, notes+":1: note: ") || code != exitOK {
+	if stdout, _, code := runCAN("", "lint", notes); !strings.HasPrefix(stdout, notes+":1: note: ") || code != cli.OK {
 		t.Errorf("a file with a note: exit %d, %q", code, stdout)
 	}
 	odd := writeDBC(t, "VERSION \"\"\nBO_ x M: 8 X\n")
-	if stdout, _, code := runCAN("", "lint", odd); !strings.HasPrefix(stdout, odd+":2: error: ") || code != exitFindings {
+	if stdout, _, code := runCAN("", "lint", odd); !strings.HasPrefix(stdout, odd+":2: error: ") || code != cli.Findings {
 		t.Errorf("a file with an error: exit %d, %q", code, stdout)
 	}
 	stdout, _, code := runCAN("", "lint", "--json", odd)
 	var finding map[string]any
-	if err := json.Unmarshal([]byte(stdout), &finding); err != nil || code != exitFindings ||
+	if err := json.Unmarshal([]byte(stdout), &finding); err != nil || code != cli.Findings ||
 		finding["file"] != odd || finding["line"] != 2.0 || finding["severity"] != "error" || finding["text"] == "" {
 		t.Errorf("--json: %v %v", err, finding)
 	}
@@ -137,7 +138,7 @@ func TestCANLint(t *testing.T) {
 // source address they come, and engine speed and road speed stand at 0.
 func TestCANDecodeTruck(t *testing.T) {
 	stdout, stderr, code := runCAN("", "decode", "--dbc", deps.Testdata(t, "can", "CSS-Electronics-SAE-J1939-DEMO.dbc"), deps.Testdata(t, "can", "truck-j1939.log"))
-	if code != exitOK || stderr != "" {
+	if code != cli.OK || stderr != "" {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
 	frames := map[string]int{}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -18,7 +19,7 @@ func checkCommand() *cobra.Command {
 		Long: `Reads the configuration and everything that it names, as run would, and starts nothing. Every problem is printed as
 FILE:LINE: key: what is wrong; what to do. Exit code 0: good; 1: it cannot be used.`,
 		Example: "  waybill-agent check -c /etc/waybill/agent.yaml --signals",
-		Args:    noArguments,
+		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, v, err := load(file)
 			if err != nil {

@@ -9,23 +9,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
 	"github.com/waybill-telematics/waybill/gps"
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
 
 func gpsCommand() *cobra.Command {
-	gpsCmd := &cobra.Command{
-		Use:   "gps",
-		Short: "Read what a satellite receiver says",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(fmt.Errorf("unknown command %q; see waybill-agent gps --help", args[0]))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	gpsCmd.AddCommand(gpsDecodeCommand())
-	return gpsCmd
+	return cli.Group("gps", "Read what a satellite receiver says", gpsDecodeCommand())
 }
 
 func gpsDecodeCommand() *cobra.Command {
@@ -54,7 +44,7 @@ Sentences without a checksum are ignored. Whatever is not used is told on standa
   waybill-agent gps decode drive.nmea | jq -r '[.time, .lat, .lon, .speed] | @csv'`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError(fmt.Errorf("gps decode takes one log, got %d", len(args)))
+				return cli.UsageError(fmt.Errorf("gps decode takes one log, got %d", len(args)))
 			}
 			return nil
 		},
@@ -179,5 +169,5 @@ func appendMember(dst []byte, name string, v float64) []byte {
 	dst = append(dst, ',', '"')
 	dst = append(dst, name...)
 	dst = append(dst, '"', ':')
-	return appendFloat(dst, v)
+	return cli.AppendFloat(dst, v)
 }

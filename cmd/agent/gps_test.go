@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybill-telematics/waybill/gps"
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
 
 // runGPS runs a gps command line on bytes as standard input.
@@ -19,7 +20,7 @@ func runGPS(stdin []byte, args ...string) (code int, stdout, stderr string) {
 	root.SetIn(bytes.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = execute(root, append([]string{"gps"}, args...), &errs)
+	code = cli.Execute(root, append([]string{"gps"}, args...), &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -47,7 +48,7 @@ func TestGPSDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, stdout, stderr := runGPS(nil, "decode", path)
-	if code != exitOK || stderr != "" {
+	if code != cli.OK || stderr != "" {
 		t.Errorf("exit %d, %q", code, stderr)
 	}
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
@@ -93,14 +94,14 @@ func TestGPSDecodeExitCodes(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"empty input":   {args: []string{"decode"}, code: exitOK},
-		"noise":         {stdin: noise, args: []string{"decode"}, code: exitOK, stderr: "0 sentences used, 0 without a checksum, 1000 with a wrong one, 1000 malformed"},
-		"line":          {stdin: []byte("\n\n$GPRMC*00\n"), args: []string{"decode"}, code: exitOK, stderr: "standard input:3: warning: checksum"},
-		"no such file":  {args: []string{"decode", filepath.Join(t.TempDir(), "none")}, code: exitFailed, stderr: "none"},
-		"a folder":      {args: []string{"decode", t.TempDir()}, code: exitFailed, stderr: "directory"},
-		"two logs":      {args: []string{"decode", "a", "b"}, code: exitUsage, stderr: "takes one log"},
-		"unknown flag":  {args: []string{"decode", "--nmea"}, code: exitUsage, stderr: "--nmea"},
-		"no such thing": {args: []string{"encode"}, code: exitUsage, stderr: "encode"},
+		"empty input":   {args: []string{"decode"}, code: cli.OK},
+		"noise":         {stdin: noise, args: []string{"decode"}, code: cli.OK, stderr: "0 sentences used, 0 without a checksum, 1000 with a wrong one, 1000 malformed"},
+		"line":          {stdin: []byte("\n\n$GPRMC*00\n"), args: []string{"decode"}, code: cli.OK, stderr: "standard input:3: warning: checksum"},
+		"no such file":  {args: []string{"decode", filepath.Join(t.TempDir(), "none")}, code: cli.Failed, stderr: "none"},
+		"a folder":      {args: []string{"decode", t.TempDir()}, code: cli.Failed, stderr: "directory"},
+		"two logs":      {args: []string{"decode", "a", "b"}, code: cli.Usage, stderr: "takes one log"},
+		"unknown flag":  {args: []string{"decode", "--nmea"}, code: cli.Usage, stderr: "--nmea"},
+		"no such thing": {args: []string{"encode"}, code: cli.Usage, stderr: "encode"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := runGPS(c.stdin, c.args...)
@@ -117,7 +118,7 @@ func TestGPSDecodeExitCodes(t *testing.T) {
 func TestGPSHelpShowsAnExample(t *testing.T) {
 	code, stdout, _ := runGPS(nil, "decode", "--help")
 	for _, want := range []string{"Examples:", "waybill-agent gps decode drive.nmea", "--all", "# Date:"} {
-		if code != exitOK || !strings.Contains(stdout, want) {
+		if code != cli.OK || !strings.Contains(stdout, want) {
 			t.Errorf("exit %d, help without %q", code, want)
 		}
 	}

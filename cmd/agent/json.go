@@ -10,24 +10,10 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
-
-// appendFloat appends a JSON number: the shortest that reads back equal, integers without a fraction. NaN and the
-// infinities become the strings "NaN", "Infinity" and "-Infinity".
-func appendFloat(dst []byte, v float64) []byte {
-	switch {
-	case math.IsNaN(v):
-		return append(dst, `"NaN"`...)
-	case math.IsInf(v, 1):
-		return append(dst, `"Infinity"`...)
-	case math.IsInf(v, -1):
-		return append(dst, `"-Infinity"`...)
-	case v == math.Trunc(v) && math.Abs(v) < 1<<53:
-		return strconv.AppendInt(dst, int64(v), 10)
-	}
-	return strconv.AppendFloat(dst, v, 'g', -1, 64)
-}
 
 // appendRaw appends the raw value of a sample as JSON.
 func appendRaw(dst []byte, s telemetrypb.Sample) []byte {
@@ -37,7 +23,7 @@ func appendRaw(dst []byte, s telemetrypb.Sample) []byte {
 	case telemetrypb.KindUint:
 		return strconv.AppendUint(dst, s.Bits, 10)
 	case telemetrypb.KindFloat:
-		return appendFloat(dst, math.Float64frombits(s.Bits))
+		return cli.AppendFloat(dst, math.Float64frombits(s.Bits))
 	}
 	return appendString(dst, s.Str)
 }

@@ -10,31 +10,21 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
 	"github.com/waybill-telematics/waybill/buffer"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 func queueCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "queue",
-		Short: "Look into a queue folder, live or not, without changing it",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(fmt.Errorf("unknown command %q; see waybill-agent queue --help", "queue "+args[0]))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(queueListCommand(), queueVerifyCommand(), queueExportCommand())
-	return cmd
+	return cli.Group("queue", "Look into a queue folder, live or not, without changing it", queueListCommand(), queueVerifyCommand(), queueExportCommand())
 }
 
 // oneFolder takes exactly one argument.
 func oneFolder(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return usageError(fmt.Errorf("%s: want one queue folder, got %d arguments", name, len(args)))
+			return cli.UsageError(fmt.Errorf("%s: want one queue folder, got %d arguments", name, len(args)))
 		}
 		return nil
 	}
@@ -185,7 +175,7 @@ Exit 0: all is sound. 3: there are findings. 1: the folder cannot be read.`,
 				return err
 			})
 			if err == nil && findings > 0 {
-				err = &exitError{Code: exitFindings}
+				err = &cli.Error{Code: cli.Findings}
 			}
 			return err
 		},
@@ -278,7 +268,7 @@ output one behind the other, which is one payload again. Damaged batches are lef
 			if laneName != "" {
 				l, err := parseLane(laneName)
 				if err != nil {
-					return usageError(err)
+					return cli.UsageError(err)
 				}
 				lanes[0] = l
 			} else if to != "" {

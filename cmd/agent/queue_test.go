@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/waybill-telematics/waybill/buffer"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -20,7 +21,7 @@ func runQueue(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	root := rootCommand()
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = execute(root, append([]string{"queue"}, args...), &errs)
+	code = cli.Execute(root, append([]string{"queue"}, args...), &errs)
 	return out.String(), errs.String(), code
 }
 
@@ -83,7 +84,7 @@ func TestQueueList(t *testing.T) {
 	dir, q := filledQueue(t)
 	for _, state := range []string{"live", "closed"} {
 		stdout, stderr, code := runQueue(t, "ls", dir)
-		if code != exitOK || stderr != "" {
+		if code != cli.OK || stderr != "" {
 			t.Fatalf("%s: exit %d, %s", state, code, stderr)
 		}
 		lanes, segments, stored := 0, 0, 0.0
@@ -114,7 +115,7 @@ func TestQueueVerify(t *testing.T) {
 	dir, q := filledQueue(t)
 	stdout, stderr, code := runQueue(t, "verify", dir)
 	lines := jsonLines(t, stdout)
-	if code != exitOK || lines[len(lines)-1]["verified"] != 97.0 {
+	if code != cli.OK || lines[len(lines)-1]["verified"] != 97.0 {
 		t.Fatalf("a sound live queue: exit %d, %s%s", code, stdout, stderr)
 	}
 	if err := q.Close(); err != nil {
@@ -135,7 +136,7 @@ func TestQueueVerify(t *testing.T) {
 	}
 	stdout, _, code = runQueue(t, "verify", dir)
 	lines = jsonLines(t, stdout)
-	if code != exitFindings || len(lines) != 2 || lines[1]["verified"] != 96.0 || lines[0]["lane"] != "telemetry" {
+	if code != cli.Findings || len(lines) != 2 || lines[1]["verified"] != 96.0 || lines[0]["lane"] != "telemetry" {
 		t.Errorf("one flipped bit: exit %d, %s", code, stdout)
 	}
 	if again, _, _ := runQueue(t, "verify", dir); again != stdout {
@@ -146,7 +147,7 @@ func TestQueueVerify(t *testing.T) {
 func TestQueueExport(t *testing.T) {
 	dir, _ := filledQueue(t)
 	stdout, stderr, code := runQueue(t, "export", "--lane", "event", dir)
-	if code != exitOK {
+	if code != cli.OK {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
 	p, err := telemetrypb.OpenPayload([]byte(stdout))
@@ -154,7 +155,7 @@ func TestQueueExport(t *testing.T) {
 		t.Fatalf("%d batches, %v, want 2", len(p.Batches), err)
 	}
 	to := filepath.Join(t.TempDir(), "out")
-	if _, stderr, code := runQueue(t, "export", "--to", to, dir); code != exitOK {
+	if _, stderr, code := runQueue(t, "export", "--to", to, dir); code != cli.OK {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
 	files, err := filepath.Glob(filepath.Join(to, "*.payload"))
@@ -192,15 +193,15 @@ func TestQueueUsage(t *testing.T) {
 		args []string
 		code int
 	}{
-		{[]string{"ls"}, exitUsage},
-		{[]string{"ls", "a", "b"}, exitUsage},
-		{[]string{"fly"}, exitUsage},
-		{[]string{"export", "--lane", "fast", t.TempDir()}, exitUsage},
-		{[]string{"ls", missing}, exitFailed},
-		{[]string{"verify", missing}, exitFailed},
-		{[]string{"ls", t.TempDir()}, exitOK}, // an empty folder is an empty queue
+		{[]string{"ls"}, cli.Usage},
+		{[]string{"ls", "a", "b"}, cli.Usage},
+		{[]string{"fly"}, cli.Usage},
+		{[]string{"export", "--lane", "fast", t.TempDir()}, cli.Usage},
+		{[]string{"ls", missing}, cli.Failed},
+		{[]string{"verify", missing}, cli.Failed},
+		{[]string{"ls", t.TempDir()}, cli.OK}, // an empty folder is an empty queue
 	} {
-		if _, stderr, code := runQueue(t, c.args...); code != c.code || code != exitOK && stderr == "" {
+		if _, stderr, code := runQueue(t, c.args...); code != c.code || code != cli.OK && stderr == "" {
 			t.Errorf("queue %q: exit %d (%s), want %d", c.args, code, stderr, c.code)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/firmware"
 	"github.com/waybill-telematics/waybill/internal/alarm"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/internal/clock"
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -37,7 +38,7 @@ broker. Ends on SIGTERM or SIGINT: readers stop, what is in flight is committed,
 uplink.drain, the rest waits on disk. A second signal ends it at once. With replays only, it ends by itself when they
 are read and delivered.`,
 		Example: "  waybill-agent run -c /etc/waybill/agent.yaml",
-		Args:    noArguments,
+		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, v, err := load(file)
 			if err != nil {

@@ -8,6 +8,8 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
 
 // checkListen refuses an address that others can reach: the embedded broker asks nobody's name.
@@ -26,7 +28,7 @@ func checkListen(address string, insecure bool) error {
 // process ends they are gone, and vehicles send again what has no receipt.
 func startBroker(address string, insecure bool, log *slog.Logger) (stop func(), err error) {
 	if err := checkListen(address, insecure); err != nil {
-		return nil, usageError(err)
+		return nil, cli.UsageError(err)
 	}
 	level := slog.NewTextHandler(logWriter{log}, &slog.HandlerOptions{Level: slog.LevelError})
 	server := mqtt.New(&mqtt.Options{Logger: slog.New(level)})

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
 
 // listFlags are the flags that every listing has.
@@ -23,10 +24,10 @@ type listFlags struct {
 // listCommand makes a command that reads the store and prints.
 func listCommand(use, short, long string, f *listFlags, run func(ctx context.Context, s store.Store, out io.Writer) error) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Long: long, Args: noArguments,
+		Use: use, Short: short, Long: long, Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.db == "" {
-				return usageError(fmt.Errorf("--db is needed: the file that holds the store"))
+				return cli.UsageError(fmt.Errorf("--db is needed: the file that holds the store"))
 			}
 			s, err := store.Open(cmd.Context(), f.db, store.Options{ReadOnly: true})
 			if err != nil {
@@ -99,7 +100,7 @@ func gapsCommand() *cobra.Command {
 				err = t.flush()
 			}
 			if err == nil && len(gaps) > 0 {
-				return &exitError{Code: exitFindings}
+				return &cli.Error{Code: cli.Findings}
 			}
 			return err
 		}))

@@ -3,84 +3,18 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
-
-// Exit codes of every command.
-const (
-	exitOK       = 0
-	exitFailed   = 1 // the store could not be read, or the work failed
-	exitUsage    = 2 // wrong flags or arguments
-	exitFindings = 3 // the store was read and something is missing in it
-)
-
-// exitError carries an exit code other than exitFailed. A nil Err prints nothing.
-type exitError struct {
-	Code int
-	Err  error
-}
-
-func (e *exitError) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("exit code %d", e.Code)
-	}
-	return e.Err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.Err }
 
 func main() {
-	os.Exit(execute(rootCommand(), os.Args[1:], os.Stderr))
-}
-
-// execute runs a command line and turns its error into words and an exit code.
-func execute(root *cobra.Command, args []string, stderr io.Writer) int {
-	root.SetArgs(args)
-	err := root.Execute()
-	if err == nil {
-		return exitOK
-	}
-	var coded *exitError
-	if errors.As(err, &coded) {
-		if coded.Err != nil {
-			fmt.Fprintln(stderr, "waybill-fleet:", coded.Err)
-		}
-		return coded.Code
-	}
-	fmt.Fprintln(stderr, "waybill-fleet:", err)
-	return exitFailed
-}
-
-func usageError(err error) error { return &exitError{Code: exitUsage, Err: err} }
-
-// noArguments refuses positional arguments with the usage exit code.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError(fmt.Errorf("unexpected argument %q; see %s --help", args[0], cmd.CommandPath()))
-	}
-	return nil
+	os.Exit(cli.Execute(rootCommand(), os.Args[1:], os.Stderr))
 }
 
 func rootCommand() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "waybill-fleet",
-		Short:         "Receive what vehicles deliver, and list it",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(fmt.Errorf("unknown command %q; see waybill-fleet --help", args[0]))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
-	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	root.AddCommand(serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand())
-	return root
+	return cli.Group("waybill-fleet", "Receive what vehicles deliver, and list it",
+		serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand())
 }

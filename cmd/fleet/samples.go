@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -48,10 +49,10 @@ rendered may not have carried it. NaN and infinities are the strings "NaN", "Inf
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		if q.From, err = parseTime("--from", from); err != nil {
-			return usageError(err)
+			return cli.UsageError(err)
 		}
 		if q.To, err = parseTime("--to", to); err != nil {
-			return usageError(err)
+			return cli.UsageError(err)
 		}
 		return run(cmd, args)
 	}
@@ -130,26 +131,11 @@ func appendScalar(b []byte, s store.Scalar) []byte {
 	case telemetrypb.KindUint:
 		return strconv.AppendUint(b, s.Bits, 10)
 	case telemetrypb.KindFloat:
-		return appendFloat(b, math.Float64frombits(s.Bits))
+		return cli.AppendFloat(b, math.Float64frombits(s.Bits))
 	case telemetrypb.KindString:
 		return appendText(b, s.Text)
 	case store.KindBlob:
 		return fmt.Appendf(b, `"%x"`, s.Text)
 	}
 	return append(b, "null"...)
-}
-
-func appendFloat(b []byte, f float64) []byte {
-	switch {
-	case math.IsNaN(f):
-		return append(b, `"NaN"`...)
-	case math.IsInf(f, 1):
-		return append(b, `"Infinity"`...)
-	case math.IsInf(f, -1):
-		return append(b, `"-Infinity"`...)
-	}
-	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
-		return strconv.AppendFloat(b, f, 'e', -1, 64)
-	}
-	return strconv.AppendFloat(b, f, 'f', -1, 64)
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/fleet/ingest"
 	"github.com/waybill-telematics/waybill/fleet/store"
+	"github.com/waybill-telematics/waybill/internal/cli"
 )
 
 // serveFlags are the flags of serve, as given.
@@ -48,7 +49,7 @@ object per interval:
   payloads, duplicates, rejected, malformed   since the start
   batches, samples, parked, losses, devices   in the store
   gaps                                        sequence numbers that never came and that nothing accounts for`,
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -79,7 +80,7 @@ object per interval:
 func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	o, err := f.receiver()
 	if err != nil {
-		return usageError(err)
+		return cli.UsageError(err)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	o.Log = log
@@ -93,7 +94,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	receiver, err := ingest.NewReceiver(o, ingest.New(ingest.Options{Log: log}, s))
 	if err != nil {
 		s.Close()
-		return usageError(err)
+		return cli.UsageError(err)
 	}
 	if f.embedded != "" {
 		stop, err := startBroker(f.embedded, f.insecureListen, log)

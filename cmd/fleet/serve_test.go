@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -305,7 +306,7 @@ func TestEmbeddedBroker(t *testing.T) {
 	}
 	// Listings read the store beside its writer.
 	for _, args := range [][]string{{"ls", "--db", db}, {"ls", "--db", db, "--json"}, {"gaps", "--db", db}, {"losses", "--db", db}, {"dead", "--db", db}} {
-		if text, code := run(args...); code != exitOK {
+		if text, code := run(args...); code != cli.OK {
 			t.Errorf("%v: exit code %d: %s", args, code, text)
 		}
 	}
@@ -315,7 +316,7 @@ func TestEmbeddedBroker(t *testing.T) {
 		Raw    uint64
 		Source string
 	}
-	if err := json.Unmarshal([]byte(strings.SplitN(text, "\n", 2)[0]), &line); err != nil || code != exitOK || line.Raw != 1 || line.Signal != "can0.DriveCounter.FrameCounter" || line.Source != "none" || strings.Count(text, "\n") != 3 {
+	if err := json.Unmarshal([]byte(strings.SplitN(text, "\n", 2)[0]), &line); err != nil || code != cli.OK || line.Raw != 1 || line.Signal != "can0.DriveCounter.FrameCounter" || line.Source != "none" || strings.Count(text, "\n") != 3 {
 		t.Errorf("samples: %d %v %q", code, err, text)
 	}
 	if _, err := store.Open(context.Background(), db, store.Options{Rand: rng8{}}); err == nil || !strings.Contains(err.Error(), store.ErrLocked.Error()) {
@@ -359,7 +360,7 @@ func run(args ...string) (output string, code int) {
 	var out, errs bytes.Buffer
 	root := rootCommand()
 	root.SetOut(&out)
-	code = execute(root, args, &errs)
+	code = cli.Execute(root, args, &errs)
 	return out.String() + errs.String(), code
 }
 
@@ -373,12 +374,12 @@ func TestUsage(t *testing.T) {
 		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--tenant", "a/b"}, {"serve", "--db", db, "--broker", "http://127.0.0.1:1"},
 		{"ls"}, {"samples", "--db", db, "--from", "yesterday"}, {"nonsense"}, {"gaps", "--db", db, "extra"}, {"ls", "--nonsense"},
 	} {
-		if text, code := run(args...); code != exitUsage {
-			t.Errorf("%v: exit code %d, want %d: %s", args, code, exitUsage, text)
+		if text, code := run(args...); code != cli.Usage {
+			t.Errorf("%v: exit code %d, want %d: %s", args, code, cli.Usage, text)
 		}
 	}
 	for _, name := range []string{"ls", "samples", "gaps", "losses", "dead"} {
-		if text, code := run(name, "--db", db); code != exitFailed {
+		if text, code := run(name, "--db", db); code != cli.Failed {
 			t.Errorf("%s of a store that is not there: exit code %d: %s", name, code, text)
 		}
 	}

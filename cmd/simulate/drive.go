@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/test/drive"
 )
 
@@ -41,7 +42,7 @@ a file or FIFO that gets NMEA sentences; a file begins with a "# Date:" line.
 The same --seed, --start and --duration always make the same drive. At the end one line of JSON says what was sent:
 counter_first and counter_last are values of DriveCounter.FrameCounter, which counts the frames of its message, so that a
 receiver can prove that none is missing.`,
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -120,11 +121,11 @@ type phaseLine struct {
 func simulate(ctx context.Context, f driveFlags, out io.Writer) error {
 	start, err := f.check(time.Now())
 	if err != nil {
-		return usageError(err)
+		return cli.UsageError(err)
 	}
 	d, err := drive.New(drive.Options{Seed: f.seed, Start: start, Duration: f.duration})
 	if err != nil {
-		return usageError(err)
+		return cli.UsageError(err)
 	}
 	if f.dbcOut != "" {
 		if err := os.WriteFile(f.dbcOut, drive.DBC(), 0o644); err != nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/test/drive"
 )
 
@@ -25,8 +26,8 @@ func run(t *testing.T, args ...string) (stdout string, code int) {
 	var out, errs bytes.Buffer
 	root := rootCommand()
 	root.SetOut(&out)
-	code = execute(root, args, &errs)
-	if code != exitOK {
+	code = cli.Execute(root, args, &errs)
+	if code != cli.OK {
 		return errs.String(), code
 	}
 	return out.String(), code
@@ -45,7 +46,7 @@ func TestDriveIntoFiles(t *testing.T) {
 	dir := t.TempDir()
 	log, nmea, dbc := filepath.Join(dir, "drive.log"), filepath.Join(dir, "drive.nmea"), filepath.Join(dir, "car.dbc")
 	out, code := run(t, "drive", "--can", log, "--gps", nmea, "--dbc-out", dbc, "--speed", "0", "--duration", "20s", "--start", "2021-06-01T12:00:00Z", "--bus", "can3", "--json")
-	if code != exitOK {
+	if code != cli.OK {
 		t.Fatal(out)
 	}
 	s := lastSummary(t, out)
@@ -273,11 +274,11 @@ func TestUsage(t *testing.T) {
 		{"drive", "extra"}, {"nonsense"}, {"drive", "--nonsense"}, {"drive", "--gps", "pty:x", "--speed", "0"}, {"drive", "--can", "a", "--speed", "NaN"},
 		{"drive", "--can", "a", "--start", "0001-01-01T00:00:00Z"},
 	} {
-		if text, code := run(t, args...); code != exitUsage {
-			t.Errorf("%v: exit code %d, want %d: %s", args, code, exitUsage, text)
+		if text, code := run(t, args...); code != cli.Usage {
+			t.Errorf("%v: exit code %d, want %d: %s", args, code, cli.Usage, text)
 		}
 	}
-	if text, code := run(t, "drive", "--can", "socketcan:nocan9"); code != exitFailed || !strings.Contains(text, "ip link add") {
+	if text, code := run(t, "drive", "--can", "socketcan:nocan9"); code != cli.Failed || !strings.Contains(text, "ip link add") {
 		t.Errorf("an interface that is not there: %d %s", code, text)
 	}
 }
