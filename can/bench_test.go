@@ -3,9 +3,10 @@ package can
 import (
 	"testing"
 
-	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	einride "go.einride.tech/can"
 	"go.einride.tech/can/pkg/descriptor"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 // benchmarkDBC is a frame of eight signals in both byte orders, with and without sign.

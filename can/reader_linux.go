@@ -8,8 +8,9 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/waybill-telematics/waybill/internal/clock"
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-telematics/waybill/internal/clock"
 )
 
 // readBatch is how many frames one system call takes at most.

@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"go.einride.tech/can/pkg/candevice"
+
 	"github.com/waybill-telematics/waybill/can"
 	"github.com/waybill-telematics/waybill/can/cantest"
 	"github.com/waybill-telematics/waybill/internal/clock"
-	"go.einride.tech/can/pkg/candevice"
 )
 
 // vcan is the interface that these tests run on. Kernels of build machines have none: test/vm runs them in a guest whose

@@ -8,8 +8,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/waybill-telematics/waybill/internal/clock"
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-telematics/waybill/internal/clock"
 )
 
 // ReplayOptions is what a Replay needs.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tarm/serial"
+
 	"github.com/waybill-telematics/waybill/internal/clock"
 )
 

@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waybill-telematics/waybill/gps"
 	"github.com/waybill-telematics/waybill/gps/gpstest"
-	"golang.org/x/sys/unix"
 )
 
 // patience bounds every wait of these tests; none of them measures time.

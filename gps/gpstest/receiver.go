@@ -12,8 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/waybill-telematics/waybill/gps"
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-telematics/waybill/gps"
 )
 
 // Receiver is the far end of a serial line. It is safe for use from several goroutines.
