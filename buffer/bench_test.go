@@ -2,12 +2,15 @@ package buffer_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
-	"github.com/waybill-telematics/waybill/buffer"
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-telematics/waybill/buffer"
 )
 
 // The shapes of DESIGN §10: 16 KiB batches, 4 a commit, full-size segments.
@@ -30,6 +33,22 @@ func noise(b *testing.B) []byte {
 	return bytes
 }
 
+// written is how many bytes this process has handed to write calls so far; what the file system adds is not in it.
+func written(b *testing.B) int64 {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		var n int64
+		if _, err := fmt.Sscanf(line, "wchar: %d", &n); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
 func appendBatches(b *testing.B, q *buffer.Queue, body []byte, commits int) {
 	b.Helper()
 	batches := make([]buffer.Record, benchCommit)
@@ -48,9 +67,11 @@ func BenchmarkAppend(b *testing.B) {
 	q, body := benchQueue(b, b.TempDir()), noise(b)
 	b.SetBytes(benchBatch * benchCommit)
 	b.ReportAllocs()
+	before := written(b)
 	b.ResetTimer()
 	appendBatches(b, q, body, b.N)
 	b.StopTimer()
+	b.ReportMetric(float64(written(b)-before)/float64(b.N*benchBatch*benchCommit), "written-B/B")
 	st := q.Stats()
 	b.ReportMetric(float64(st.DiskBytes)/float64(st.Lanes[tele].Bytes), "disk-B/B")
 }
@@ -67,6 +88,7 @@ func BenchmarkRawAppend(b *testing.B) {
 		body = append(body, noise(b)...)
 	}
 	b.SetBytes(benchBatch * benchCommit)
+	before := written(b)
 	b.ResetTimer()
 	for range b.N {
 		if _, err := f.Write(body); err != nil {
@@ -76,6 +98,7 @@ func BenchmarkRawAppend(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(written(b)-before)/float64(b.N*benchBatch*benchCommit), "written-B/B")
 }
 
 // BenchmarkJournal is a commit of one second's unsealed samples and no batch.
@@ -84,12 +107,14 @@ func BenchmarkJournal(b *testing.B) {
 	seq := q.Reserve(tele)
 	entry := buffer.JournalEntry{Lane: tele, Seq: seq, Bytes: make([]byte, 1000)}
 	b.ReportAllocs()
+	before := written(b)
 	b.ResetTimer()
 	for range b.N {
 		if err := q.Commit(nil, []buffer.JournalEntry{entry}); err != nil {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(written(b)-before)/float64(b.N), "written-B/op")
 }
 
 // BenchmarkDrain reads and releases one batch; segments go on the way.
@@ -98,6 +123,7 @@ func BenchmarkDrain(b *testing.B) {
 	appendBatches(b, q, body, b.N/benchCommit+1)
 	b.SetBytes(benchBatch)
 	b.ReportAllocs()
+	before := written(b)
 	b.ResetTimer()
 	for range b.N {
 		r, err := q.Next(tele, 0)
@@ -113,6 +139,7 @@ func BenchmarkDrain(b *testing.B) {
 			}
 		}
 	}
+	b.ReportMetric(float64(written(b)-before)/float64(b.N*benchBatch), "written-B/B")
 }
 
 // BenchmarkOpen opens a backlog of 256 MiB after a crash, its files not in the page cache.

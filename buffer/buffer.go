@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
 )
 
@@ -114,7 +115,7 @@ type Options struct {
 	SegmentBytes    int64                 // size of a segment file; default 16 MiB, 256 KiB to 256 MiB
 	MaxBytes        int64                 // quota for all lanes, in bytes of disk blocks; default 1 GiB
 	ControlReserve  int64                 // part of MaxBytes that only the control lane may use; default MaxBytes/16
-	MinFree         int64                 // bytes of the file system that are left free; default 0 = none
+	MinFree         int64                 // bytes of the file system that are left free; default 4 MiB, negative = none
 	QuarantineFiles int                   // damaged batches and segments kept; default 16, negative = none
 	QuarantineBytes int64                 // and their bytes at most; default 2 × SegmentBytes
 	LockTimeout     time.Duration         // how long Open waits for another process; default 0 = not at all
@@ -145,6 +146,7 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.MaxBytes, 1<<30)
 	def(&o.ControlReserve, o.MaxBytes/16)
 	def(&o.QuarantineBytes, 2*o.SegmentBytes)
+	def(&o.MinFree, 4<<20)
 	if o.QuarantineFiles == 0 {
 		o.QuarantineFiles = 16
 	}
@@ -158,8 +160,6 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("queue: MaxBytes: must be at least SegmentBytes (%d), got %d", o.SegmentBytes, o.MaxBytes)
 	case o.ControlReserve < 0 || o.ControlReserve > o.MaxBytes/2:
 		return o, fmt.Errorf("queue: ControlReserve: must be between 0 and half of MaxBytes, got %d", o.ControlReserve)
-	case o.MinFree < 0:
-		return o, fmt.Errorf("queue: MinFree: must not be negative, got %d", o.MinFree)
 	case o.Rand == nil && !o.ReadOnly:
 		return o, errors.New("queue: Rand: needed to make epochs; pass crypto/rand.Reader")
 	}

@@ -130,6 +130,11 @@ func (q *Queue) makeRoom(work [laneCount + 1]laneWork) error {
 	if need == 0 {
 		return nil
 	}
+	if q.reserveErr != nil {
+		if q.keepReserve(0); q.reserveErr != nil {
+			return fmt.Errorf("%w: no room for the reserve: %w", ErrFull, q.reserveErr)
+		}
+	}
 	if used := q.diskBytes(); used+need > limit {
 		return fmt.Errorf("%w: %d bytes on disk, %d more wanted, quota %d", ErrFull, used, need, limit)
 	}

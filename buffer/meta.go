@@ -11,7 +11,10 @@ import (
 )
 
 const (
-	metaName  = "meta"
+	metaName    = "meta"
+	reserveName = "reserve" // gives meta room when the disk is full
+	minReserve  = 64 << 10
+
 	metaMagic = "WBQM"
 
 	metaFlagClean  = 1 // the queue was closed properly after this was written

@@ -25,6 +25,7 @@ type Queue struct {
 	tails      [laneCount + 1]*tail
 	generation uint64 // of the meta file on disk
 	metaDue    bool   // meta must be written before anything is committed
+	reserveErr error  // why there is no reserve; then nothing but meta may take room
 
 	mu         sync.Mutex
 	closed     bool

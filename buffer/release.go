@@ -1,9 +1,13 @@
 package buffer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
 )
@@ -218,7 +222,17 @@ func (q *Queue) writeMeta(doomed map[*segment]bool, clean bool) error {
 	contents := appendMeta(nil, &m)
 	taken := q.takeUnsavedLocked(int(^uint(0) >> 1))
 	q.mu.Unlock()
-	if err := replaceFile(q.dir, metaName, contents); err != nil {
+	err := replaceFile(q.dir, metaName, contents)
+	if errors.Is(err, unix.ENOSPC) {
+		// Without meta nothing can be removed: the reserve is kept for this.
+		if os.Remove(filepath.Join(q.dir, reserveName)) == nil {
+			err = replaceFile(q.dir, metaName, contents)
+		}
+	}
+	if err == nil {
+		q.keepReserve(int64(len(contents)))
+	}
+	if err != nil {
 		q.mu.Lock()
 		q.putBackLocked(taken)
 		q.mu.Unlock()
@@ -227,6 +241,22 @@ func (q *Queue) writeMeta(doomed map[*segment]bool, clean bool) error {
 	}
 	q.generation, q.metaDue = m.Generation, false
 	return nil
+}
+
+// keepReserve makes the reserve, a file of room for two metas that gives its blocks when the disk is full. It holds
+// nothing and needs no sync.
+func (q *Queue) keepReserve(metaBytes int64) {
+	path := filepath.Join(q.dir, reserveName)
+	want := max(minReserve, 2*metaBytes)
+	if info, err := os.Stat(path); err == nil && blocks(info) >= want {
+		q.reserveErr = nil
+		return
+	}
+	// Not all zeros, which some file systems would not store.
+	q.reserveErr = os.WriteFile(path, bytes.Repeat([]byte("reserve\n"), int(want/8)+1), 0o600)
+	if q.reserveErr != nil {
+		os.Remove(path) // half of it would not do
+	}
 }
 
 // Close persists everything, removes what is released, marks the queue as properly closed and lets go of it. Later
