@@ -396,7 +396,7 @@ func TestBitFlips(t *testing.T) {
 			}
 		}
 	})
-	losses := 0
+	losses, base := 0, scratch(t)
 	for i := range n {
 		name := names[rnd.IntN(len(names))]
 		b := bytes.Clone(files[name])
@@ -406,7 +406,7 @@ func TestBitFlips(t *testing.T) {
 			at = min(at, len(b)-1)
 		}
 		b[at] ^= 1 << rnd.IntN(8)
-		dir, err := os.MkdirTemp(scratch(), "waybill-flips")
+		dir, err := os.MkdirTemp(base, "flip")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -403,6 +403,7 @@ func (p *promised) hold(dir string, o buffer.Options) (broken []string, newEpoch
 // powercuts replays some states of a recording and returns how many broke a promise, and how many began a new epoch.
 func powercuts(t *testing.T, dir string, events []event, states int, syncs bool) (bad, newEpochs int) {
 	t.Helper()
+	base := scratch(t)
 	rnd := rand.New(rand.NewPCG(21, 22))
 	hows := []string{"nothing", "all", "cut", "dropped", "torn", "torn"}
 	stops := map[int]int{}
@@ -420,7 +421,7 @@ func powercuts(t *testing.T, dir string, events []event, states int, syncs bool)
 		}
 		for range stops[i] {
 			how := hows[rnd.IntN(len(hows))]
-			into, err := os.MkdirTemp(scratch(), "waybill-powercut")
+			into, err := os.MkdirTemp(base, "state")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -452,12 +453,15 @@ func powercuts(t *testing.T, dir string, events []event, states int, syncs bool)
 	return bad, newEpochs
 }
 
-// scratch is a folder in memory where there is one: the states need no disk.
-func scratch() string {
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		return "/dev/shm"
+// scratch is a folder in memory where there is one: states that are only looked at need no disk.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "waybill-buffer")
+	if err != nil {
+		return t.TempDir()
 	}
-	return ""
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // TestPowerCut: no state breaks a promise. WAYBILL_POWERCUT_STATES says how many; a release runs 4,000 and more.
