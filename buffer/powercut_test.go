@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/buffer/buffertest"
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 // A power cut loses what was written and not synced, in any part and any order. Here a child works on a queue under
@@ -195,18 +195,11 @@ type event struct {
 // record runs the child under strace.
 func record(t *testing.T, dir string, steps int) []event {
 	t.Helper()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("strace is missing")
-		}
-		t.Skip("strace is missing")
-	}
 	log := filepath.Join(t.TempDir(), "log")
 	work := child(t, "work", dir, fmt.Sprint("77 ", steps))
-	cmd := exec.Command(strace, append([]string{"-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", log, "-e", "signal=none", "-e",
+	cmd := deps.Program(t, "strace", "strace", append([]string{"-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", log, "-e", "signal=none", "-e",
 		"trace=openat,write,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
-	cmd.Env = work.Env
+	cmd.Env = append(cmd.Env, work.Env...)
 	if out, err := cmd.Output(); err != nil || bytes.Contains(out, []byte("E ")) {
 		if len(out) == 0 && os.Getenv("CI") != "true" {
 			t.Skipf("strace does not work here: %v", err)

@@ -130,6 +130,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
+		uplinkStage.start(failed, "queue", a.keepReleases)
 	}
 	a.notify(daemon.SdNotifyReady)
 
@@ -328,6 +329,24 @@ func (a *agent) watchClock(ctx context.Context) error {
 			if a.keeper.Add(clock.Observe(a.clock)) {
 				a.log.Info("clock record changed", "revision", a.keeper.Record().Revision)
 				a.emitClock()
+			}
+		}
+	}
+}
+
+// keepReleases notes on disk what was delivered while nothing is committed that would carry it, so that a parked car
+// gives its disk back and a restart resends little.
+func (a *agent) keepReleases(ctx context.Context) error {
+	const every = 10 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := a.queue.Sync(); err != nil {
+				a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
 			}
 		}
 	}

@@ -27,6 +27,7 @@ spec() {
     kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
     cantools)     echo "pip cantools==45.1.0" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
+    strace)       echo "closure strace" ;;
     shellcheck)   echo "closure shellcheck" ;;
     *) return 1 ;;
   esac
