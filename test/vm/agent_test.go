@@ -166,12 +166,13 @@ func checkQueue(t *testing.T, dir string, sent map[string][]stamped) {
 			low, high = min(low, want[i].time-have[i].time), max(high, want[i].time-have[i].time)
 		}
 	}
-	// Both looked at the kernel's stamp of the same frame, so wall time and boot time are one distance apart for all.
-	// Times taken when the agent read would be apart by as much as it was stopped: up to a second.
-	if spread := time.Duration(high - low); spread > 20*time.Millisecond {
-		t.Errorf("candump's and the queue's times drift apart by %v", spread)
-	} else {
-		t.Logf("candump's and the queue's times agree within %v", spread)
+	// Both looked at the kernel's stamp of the same frame, so wall time and boot time are one distance apart for all, but
+	// for how exactly the agent could read its two clocks together: on a busy machine the guest is held up by the host.
+	// Times taken when the agent read would be apart by as long as it was stopped: a second and more.
+	spread := time.Duration(high - low)
+	t.Logf("candump's and the queue's times agree within %v", spread)
+	if spread > 250*time.Millisecond {
+		t.Error("that is not the time that the kernel put on the frames")
 	}
 }
 
