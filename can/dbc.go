@@ -61,7 +61,7 @@ type Message struct {
 	ID         uint32 // without flag bits
 	Extended   bool
 	J1939      bool // the attributes say that the PGN counts, and not the whole identifier
-	Length     int  // bytes; above 64 the message comes in several frames
+	Length     int  // bytes; above 8 a J1939 message, above 64 any message comes in several frames
 	Sender     string
 	Senders    []string // BO_TX_BU_
 	Comment    string

@@ -18,9 +18,9 @@ type operation struct {
 	left uint8 // bits
 	down uint8 // bits
 	kind telemetrypb.Kind
-	flip bool  // big-endian
-	off  uint8 // 0–56, so that eight bytes never leave Frame.Data
-	need uint8 // bytes that the frame must have
+	flip bool   // big-endian
+	off  uint16 // 0–56 for what lies within Frame.Data, so that eight bytes never leave that
+	need uint16 // bytes that the payload must have
 	odd  oddity
 }
 
@@ -35,19 +35,22 @@ const (
 	oddNineFloat64
 )
 
-// compileSignal makes the operation of a signal; false when it lies beyond the 64 bytes of a frame.
-func compileSignal(s *Signal, id uint32) (operation, bool) {
+// compileSignal makes the operation of a signal; false when it lies beyond the room, in bytes, of a payload.
+func compileSignal(s *Signal, id uint32, room int) (operation, bool) {
 	first := s.firstBit()
-	if s.Size < 1 || s.Size > 64 || first < 0 || first+s.Size > 8*MaxLen {
+	if s.Size < 1 || s.Size > 64 || first < 0 || first+s.Size > 8*room {
 		return operation{}, false
 	}
-	off := min(first/8, MaxLen-8)
+	off := first / 8
+	if first+s.Size <= 8*MaxLen {
+		off = min(off, MaxLen-8)
+	}
 	if first+s.Size <= 64 {
 		off = 0 // decode has these eight bytes at hand
 	}
 	within := first - 8*off // bits before the signal
 	op := operation{
-		id: id, off: uint8(off), down: uint8(64 - s.Size), need: uint8(s.lastByte()), flip: s.BigEndian, kind: telemetrypb.KindUint,
+		id: id, off: uint16(off), down: uint8(64 - s.Size), need: uint16(s.lastByte()), flip: s.BigEndian, kind: telemetrypb.KindUint,
 	}
 	if s.Signed {
 		op.kind, op.sign = telemetrypb.KindInt, 1<<(s.Size-1)
@@ -75,7 +78,7 @@ func compileSignal(s *Signal, id uint32) (operation, bool) {
 }
 
 // read returns the raw bits, sign extended where the signal has a sign; those of a float as a binary64.
-func (o *operation) read(data *[MaxLen]byte) uint64 {
+func (o *operation) read(data []byte) uint64 {
 	switch o.odd {
 	case oddNine, oddNineFloat64:
 		return o.readNine(data)
@@ -85,9 +88,16 @@ func (o *operation) read(data *[MaxLen]byte) uint64 {
 	return o.shift(o.load(data))
 }
 
-// load returns the eight bytes in the signal's byte order.
-func (o *operation) load(data *[MaxLen]byte) uint64 {
-	eight := data[o.off : o.off+8]
+// load returns the eight bytes in the signal's byte order. Those past the end of data, which are none of the signal's, are 0.
+func (o *operation) load(data []byte) uint64 {
+	off := int(o.off)
+	var tail [8]byte
+	eight := tail[:]
+	if off+8 <= len(data) {
+		eight = data[off : off+8]
+	} else {
+		copy(eight, data[off:])
+	}
 	if o.flip {
 		return binary.BigEndian.Uint64(eight)
 	}
@@ -100,8 +110,8 @@ func (o *operation) shift(x uint64) uint64 {
 }
 
 // readNine reads a signal of 58 to 64 bits behind left bits of its first byte; the ninth byte gives the rest.
-func (o *operation) readNine(data *[MaxLen]byte) uint64 {
-	x, ninth := o.load(data), uint64(data[o.off+8])
+func (o *operation) readNine(data []byte) uint64 {
+	x, ninth := o.load(data), uint64(data[int(o.off)+8])
 	if o.flip {
 		x = (x<<o.left | ninth>>(8-o.left)) >> o.down
 	} else {
@@ -133,9 +143,9 @@ func (o *operation) quick() (quick, bool) {
 	return q, o.odd == oddNone && o.need <= 8
 }
 
-// holds reports whether the guard's multiplexors select it in a frame of n bytes; short, that the frame ends before one
-// of them.
-func (g *guard) holds(data *[MaxLen]byte, n int) (ok, short bool) {
+// holds reports whether the guard's multiplexors select it in a payload of n bytes; short, that the payload ends before
+// one of them.
+func (g *guard) holds(data []byte, n int) (ok, short bool) {
 	for ; g != nil; g = g.parent {
 		if int(g.read.need) > n {
 			return false, true
@@ -167,33 +177,34 @@ func decodeQuick(operations []quick, f *Frame, out []telemetrypb.Sample) {
 	}
 }
 
-// decodeOther decodes frames that are long, multiplexed or cut short.
-func (m *planMessage) decodeOther(p *Plan, f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
-	n := int(f.Len)
-	dst, short := appendFitting(slices.Grow(dst, m.most), f, m.plain, n)
+// decodeOther decodes payloads that are long, multiplexed or cut short: the first n bytes of data.
+func (m *planMessage) decodeOther(p *Plan, data []byte, n int, at int64, dst []telemetrypb.Sample) []telemetrypb.Sample {
+	dst, short := appendFitting(slices.Grow(dst, m.most), data, n, at, m.plain)
 	for i := range m.guarded {
 		s := &m.guarded[i]
-		held, cut := s.guard.holds(&f.Data, n)
+		held, cut := s.guard.holds(data, n)
 		if held {
-			dst, cut = appendFitting(dst, f, s.operations, n)
+			dst, cut = appendFitting(dst, data, n, at, s.operations)
 		}
 		short = short || cut
 	}
-	if short {
+	// The sender says how long a message of several frames is, and sends a short one in a single frame (DM1 with one
+	// trouble code): what it does not send is not lost.
+	if short && !m.long {
 		p.Counters.Short.Add(1)
 	}
 	return dst
 }
 
 // appendFitting decodes what lies within the first n bytes and reports whether anything did not.
-func appendFitting(dst []telemetrypb.Sample, f *Frame, operations []operation, n int) (_ []telemetrypb.Sample, short bool) {
+func appendFitting(dst []telemetrypb.Sample, data []byte, n int, at int64, operations []operation) (_ []telemetrypb.Sample, short bool) {
 	for i := range operations {
 		o := &operations[i]
 		if int(o.need) > n {
 			short = true
 			continue
 		}
-		dst = append(dst, telemetrypb.Sample{Signal: o.id, Kind: o.kind, Time: f.Time, Bits: o.read(&f.Data)})
+		dst = append(dst, telemetrypb.Sample{Signal: o.id, Kind: o.kind, Time: at, Bits: o.read(data)})
 	}
 	return dst, short
 }

@@ -24,7 +24,7 @@ type PlanOptions struct {
 // Counters say what a Plan could not decode. They may be read while it works.
 type Counters struct {
 	Short   atomic.Uint64 // frames that ended before a subscribed signal that was active in them
-	Unknown atomic.Uint64 // data frames with an identifier that was not subscribed: no loss
+	Unknown atomic.Uint64 // data frames with an identifier that was not subscribed: no loss; TP frames are among them
 	Error   atomic.Uint64 // error frames
 	Remote  atomic.Uint64 // remote frames
 }
@@ -37,6 +37,8 @@ type Plan struct {
 	standard [MaxStandardID + 1]uint16 // number of the message + 1
 	extended idTable                   // by whole identifier
 	groups   idTable                   // by PGN
+	fast     idTable                   // PGNs of which a message comes in fast packets
+	long     bool                      // a message may come by the transport protocol
 	messages []planMessage
 	warnings []Warning
 }
@@ -47,6 +49,8 @@ type planMessage struct {
 	guarded  []segment   // of the multiplexed ones
 	quick    []quick     // those of plain, when there is nothing else and all lie within the first eight bytes
 	need     int         // bytes that a frame must have for quick; beyond every frame where quick does not serve
+	long     bool        // longer than a classic frame and J1939: may come by the transport protocol
+	fast     bool        // its classic frames are fast packets
 	most     int         // samples at most
 	nextPGN  uint16      // number + 1 of the next message with the same PGN
 	j1939    bool
@@ -146,9 +150,13 @@ func (p *Plan) add(m *Message, allJ1939 bool) int {
 
 // addPGN puts a message behind those that have the same PGN.
 func (p *Plan) addPGN(number int) {
-	m := p.messages[number].message
+	entry := &p.messages[number]
+	m := entry.message
 	if m.Length > MaxClassicLen {
-		p.warn(m, "%s has %d bytes and comes in several frames; a single frame gives only what fits into it", m.Name, m.Length)
+		entry.long, p.long = true, true
+		if entry.fast = hasFastPackets(m.ID); entry.fast {
+			p.fast.put(PGN(m.ID), 1)
+		}
 	}
 	first, ok := p.groups.get(PGN(m.ID))
 	if !ok {
@@ -170,9 +178,10 @@ func (m *planMessage) subscribe(p *Plan, sub Subscription, guards map[guardKey]i
 		p.warn(m.message, "%s.%s has no multiplexor that could be read and is left out", m.message.Name, s.Name)
 		return
 	}
-	op, ok := compileSignal(s, sub.ID)
+	room := m.room()
+	op, ok := compileSignal(s, sub.ID, room)
 	if !ok {
-		p.warn(m.message, "%s.%s lies beyond the %d bytes of a frame and is left out", m.message.Name, s.Name, MaxLen)
+		p.warn(m.message, "%s.%s lies beyond the %d bytes that can come and is left out", m.message.Name, s.Name, room)
 		return
 	}
 	if s.Multiplexor == nil {
@@ -184,13 +193,26 @@ func (m *planMessage) subscribe(p *Plan, sub Subscription, guards map[guardKey]i
 		m.guarded[i].operations = append(m.guarded[i].operations, op)
 		return
 	}
-	g, ok := compileGuard(s)
+	g, ok := compileGuard(s, room)
 	if !ok {
-		p.warn(m.message, "%s.%s hangs on a multiplexor beyond the %d bytes of a frame and is left out", m.message.Name, s.Name, MaxLen)
+		p.warn(m.message, "%s.%s hangs on a multiplexor beyond the %d bytes that can come and is left out", m.message.Name, s.Name, room)
 		return
 	}
 	guards[key] = len(m.guarded)
 	m.guarded = append(m.guarded, segment{guard: g, operations: []operation{op}})
+}
+
+// room is the number of bytes that the message can have at most.
+func (m *planMessage) room() int {
+	if m.long {
+		return maxTransport
+	}
+	return MaxLen
+}
+
+// part reports whether a frame of the message is but a part of it: a fast packet, which the Reassembler takes.
+func (m *planMessage) part(f *Frame) bool {
+	return m.fast && f.Len <= MaxClassicLen && f.Flags&FlagFD == 0
 }
 
 // finish counts, and packs the operations of a message that is decoded the quick way: nearly every one of nearly every bus.
@@ -209,32 +231,41 @@ func (m *planMessage) finish() {
 		m.quick = append(m.quick, q)
 		need = max(need, int(o.need))
 	}
-	if len(m.guarded) == 0 {
+	if len(m.guarded) == 0 && !m.fast {
 		m.need = need
 	}
 }
 
 // compileGuard makes the guard of a multiplexed signal, and of what its multiplexor hangs on.
-func compileGuard(s *Signal) (*guard, bool) {
-	read, ok := compileSignal(s.Multiplexor, 0)
+func compileGuard(s *Signal, room int) (*guard, bool) {
+	read, ok := compileSignal(s.Multiplexor, 0, room)
 	if !ok {
 		return nil, false
 	}
 	g := &guard{read: read, ranges: s.Ranges}
 	if s.Multiplexor.Multiplexor != nil {
-		if g.parent, ok = compileGuard(s.Multiplexor); !ok {
+		if g.parent, ok = compileGuard(s.Multiplexor, room); !ok {
 			return nil, false
 		}
 	}
 	return g, true
 }
 
-// Match returns the message that a frame is decoded by, nil when none is subscribed or the frame is no data frame.
+// Match returns the message that a frame is decoded by, nil when none is subscribed, the frame is no data frame, or it is
+// but a part of a message (see Reassembler).
 func (p *Plan) Match(f *Frame) *Message {
 	if f.Flags&(FlagError|FlagRemote) != 0 {
 		return nil
 	}
-	if m := p.lookup(f); m != nil {
+	if m := p.lookup(f); m != nil && !m.part(f) {
+		return m.message
+	}
+	return nil
+}
+
+// MatchAssembled returns the message that an assembled payload is decoded by, nil when none is subscribed.
+func (p *Plan) MatchAssembled(a *Assembled) *Message {
+	if m := p.lookupExtended(a.ID); m != nil {
 		return m.message
 	}
 	return nil
@@ -249,16 +280,20 @@ func (p *Plan) lookup(f *Frame) *planMessage {
 		}
 		return nil
 	}
-	if n, ok := p.extended.get(f.ID); ok {
+	return p.lookupExtended(f.ID)
+}
+
+func (p *Plan) lookupExtended(id uint32) *planMessage {
+	if n, ok := p.extended.get(id); ok {
 		return &p.messages[n-1]
 	}
-	n, ok := p.groups.get(PGN(f.ID))
+	n, ok := p.groups.get(PGN(id))
 	if !ok {
 		return nil
 	}
 	first := &p.messages[n-1]
 	for m := first; ; m = &p.messages[m.nextPGN-1] {
-		if SourceAddress(m.id) == SourceAddress(f.ID) {
+		if SourceAddress(m.id) == SourceAddress(id) {
 			return m
 		}
 		if m.nextPGN == 0 {
@@ -268,7 +303,8 @@ func (p *Plan) lookup(f *Frame) *planMessage {
 }
 
 // Decode appends the samples of the subscribed signals that are active in the frame, in no order to rely on. Signals
-// beyond a short frame's end are left out and the frame is counted. Nothing is allocated once dst has room.
+// beyond a short frame's end are left out and the frame is counted. A frame that is but a part of a message has no
+// samples: hand every frame to a Reassembler as well. Nothing is allocated once dst has room.
 func (p *Plan) Decode(f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 	var m *planMessage
 	switch {
@@ -290,12 +326,24 @@ func (p *Plan) Decode(f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 		return dst
 	}
 	if int(f.Len) < m.need {
-		return m.decodeOther(p, f, dst)
+		if m.part(f) {
+			return dst
+		}
+		return m.decodeOther(p, f.Data[:], int(f.Len), f.Time, dst)
 	}
 	base := len(dst)
 	dst = slices.Grow(dst, len(m.quick))[:base+len(m.quick)]
 	decodeQuick(m.quick, f, dst[base:])
 	return dst
+}
+
+// DecodeAssembled appends the samples of the subscribed signals that are active in an assembled payload, like Decode.
+func (p *Plan) DecodeAssembled(a *Assembled, dst []telemetrypb.Sample) []telemetrypb.Sample {
+	m := p.lookupExtended(a.ID)
+	if m == nil {
+		return dst
+	}
+	return m.decodeOther(p, a.Data, len(a.Data), a.Time, dst)
 }
 
 // Filter is a kernel filter: a frame passes when its identifier with flag bits equals ID in the bits of Mask.
@@ -316,8 +364,8 @@ func (f Filter) Pass(frame *Frame) bool {
 // maxFilters is what the kernel takes of one socket (CAN_RAW_FILTER_MAX in linux/can/raw.h).
 const maxFilters = 512
 
-// Filters are the kernel filters that let just the plan's frames pass; nil when they would be too many, and then
-// everything has to pass.
+// Filters are the kernel filters that let just the plan's frames pass, with those of the transport protocol where one of
+// its messages may come by it; nil when they would be too many, and then everything has to pass.
 func (p *Plan) Filters() []Filter {
 	filters := make([]Filter, 0, len(p.messages))
 	seen := map[Filter]bool{}
@@ -336,6 +384,10 @@ func (p *Plan) Filters() []Filter {
 			seen[f] = true
 			filters = append(filters, f)
 		}
+	}
+	if p.long {
+		const mask = 0x3FF0000 | flagEFF | flagRTR
+		filters = append(filters, Filter{ID: formatControl<<16 | flagEFF, Mask: mask}, Filter{ID: formatPacket<<16 | flagEFF, Mask: mask})
 	}
 	if len(filters) > maxFilters {
 		return nil
