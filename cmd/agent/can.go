@@ -48,6 +48,10 @@ t is the log's time in seconds (null where the line has none). signals are those
 multiplexor decides, and what lies beyond the end of a short frame is left out. Values are physical (raw × scale + offset)
 and never clamped; whole numbers are exact to 64 bits, NaN and the infinities are strings.
 
+J1939 messages of more than 8 bytes are put together from the packets of the transport protocol (BAM, RTS/CTS) and from
+NMEA 2000 fast packets, bus by bus. Each becomes one line, at its last frame and with the time of that; id is what one
+frame would have. How many could not be put together, and why, is a warning at the end.
+
 A frame is matched by its whole identifier first. By PGN only messages are matched that are J1939 by their attributes
 (VFrameFormat, ProtocolType, BusType), or all extended ones with --j1939. Where two messages have the same identifier,
 the first counts.
@@ -89,19 +93,29 @@ func (d *canDecode) run(cmd *cobra.Command, args []string) error {
 		scanner.OnReject = func(e *can.LineError) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s:%d: warning: %v\n", name, e.Line, e.Err)
 		}
+		parts := can.NewReassembler(d.plan, can.ReassemblerOptions{})
 		var line []byte
 		var samples []telemetrypb.Sample
 		for scanner.Scan() {
-			m := d.plan.Match(scanner.Frame())
-			if m == nil {
-				continue
+			frame := scanner.Frame()
+			frame.Time, _ = scanner.Time()
+			line = line[:0]
+			if m := d.plan.Match(frame); m != nil {
+				samples = d.plan.Decode(frame, samples[:0])
+				line = d.appendFrame(line, scanner, frame.ID, m, samples)
 			}
-			samples = d.plan.Decode(scanner.Frame(), samples[:0])
-			line = d.appendFrame(line[:0], scanner, m, samples)
+			if whole := parts.Take(frame); whole != nil {
+				samples = d.plan.DecodeAssembled(whole, samples[:0])
+				line = d.appendFrame(line, scanner, whole.ID, d.plan.MatchAssembled(whole), samples)
+			}
 			if _, err := out.Write(line); err != nil {
 				return fmt.Errorf("writing the result: %w", err)
 			}
 		}
+		parts.End()
+		parts.Incomplete.Drain(func(why can.Reason, messages uint64) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: warning: messages of several frames left out: %d: %s\n", name, messages, why)
+		})
 		if err := scanner.Err(); err != nil {
 			return fmt.Errorf("reading %s, line %d: %w", name, scanner.Line()+1, err)
 		}
@@ -170,9 +184,8 @@ func formatFinding(file string, w can.Warning) string {
 	return fmt.Sprintf("%s:%d: %s: %s", file, w.Line, w.Severity, w.Text)
 }
 
-// appendFrame appends the line of one frame.
-func (d *canDecode) appendFrame(dst []byte, s *can.Scanner, m *can.Message, samples []telemetrypb.Sample) []byte {
-	f := s.Frame()
+// appendFrame appends the line of the frame that was just read, or of the message that it completed.
+func (d *canDecode) appendFrame(dst []byte, s *can.Scanner, id uint32, m *can.Message, samples []telemetrypb.Sample) []byte {
 	dst = append(dst, `{"t":`...)
 	if t, ok := s.Time(); ok {
 		dst = can.AppendSeconds(dst, t)
@@ -182,9 +195,9 @@ func (d *canDecode) appendFrame(dst []byte, s *can.Scanner, m *can.Message, samp
 	dst = append(dst, `,"bus":`...)
 	dst = appendString(dst, s.Bus())
 	dst = append(dst, `,"id":`...)
-	dst = strconv.AppendUint(dst, uint64(f.ID), 10)
+	dst = strconv.AppendUint(dst, uint64(id), 10)
 	dst = append(dst, `,"ext":`...)
-	dst = strconv.AppendBool(dst, f.Extended())
+	dst = strconv.AppendBool(dst, s.Frame().Extended())
 	dst = append(dst, `,"msg":`...)
 	dst = appendString(dst, m.Name)
 	dst = append(dst, `,"signals":`...)

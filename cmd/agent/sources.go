@@ -35,7 +35,9 @@ func (a *agent) readers() []reader {
 	var list []reader
 	for i, bus := range a.settings.CAN {
 		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
-		bus := canSource{agent: a, canSettings: bus, plan: a.vehicle.plans[i], source: source, number: uint8(i)}
+		plan := a.vehicle.plans[i]
+		parts := can.NewReassembler(plan, can.ReassemblerOptions{})
+		bus := canSource{agent: a, canSettings: bus, plan: plan, parts: parts, source: source, number: uint8(i)}
 		run := bus.runSocket
 		if bus.Replay != nil {
 			run = bus.runReplay
@@ -55,6 +57,7 @@ type canSource struct {
 	*agent
 	canSettings
 	plan   *can.Plan
+	parts  *can.Reassembler
 	source *pipeline.Source
 	number uint8
 }
@@ -109,22 +112,37 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 		}
 		chunk := c.source.Chunk()
 		for i := range buf[:n] {
-			chunk.Samples = c.plan.Decode(&buf[i], chunk.Samples)
+			chunk.Samples = c.decode(&buf[i], chunk.Samples)
 		}
 		c.source.Offer(chunk)
-		c.countShort()
+		if err != nil {
+			c.parts.End()
+		}
+		c.countUndecodable()
 		if err != nil {
 			return err
 		}
 	}
 }
 
-// countShort moves the plan's count of frames that were too short into the ledger.
-func (c *canSource) countShort() {
+// decode appends the samples of a frame, and of the message that it is the last part of.
+func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
+	dst = c.plan.Decode(f, dst)
+	if whole := c.parts.Take(f); whole != nil {
+		dst = c.plan.DecodeAssembled(whole, dst)
+	}
+	return dst
+}
+
+// countUndecodable moves the counts of frames that were too short, and of messages that were not whole, into the ledger.
+func (c *canSource) countUndecodable() {
 	if n := c.plan.Counters.Short.Load(); n > 0 {
 		c.plan.Counters.Short.Add(-n)
 		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_UNDECODABLE, c.lossName(), "frames", n, "shorter than the DBC file says")
 	}
+	c.parts.Incomplete.Drain(func(why can.Reason, messages uint64) {
+		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_UNDECODABLE, c.lossName(), "messages", messages, why.String())
+	})
 }
 
 // runReplay reads a candump log. With its own time it is a file and may wait for the pipeline; as a live source it
@@ -138,7 +156,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 			return err // told to stop
 		}
 		chunk = c.source.Chunk()
-		c.countShort()
+		c.countUndecodable()
 		return nil
 	}
 	// What was read is handed over before the next read, which may wait.
@@ -178,13 +196,14 @@ func (c *canSource) runReplay(ctx context.Context) error {
 		default:
 			frame.Time = c.stamp(stamp)
 		}
-		chunk.Samples = c.plan.Decode(frame, chunk.Samples)
+		chunk.Samples = c.decode(frame, chunk.Samples)
 		if len(chunk.Samples) >= chunkSamples {
 			if err := flush(); err != nil {
 				return nil
 			}
 		}
 	}
+	c.parts.End()
 	if err := flush(); err != nil {
 		return nil
 	}
