@@ -168,3 +168,35 @@ func TestCANDecodeTruck(t *testing.T) {
 		t.Errorf("%v", frames)
 	}
 }
+
+// Positions of a recorded boat that come in seven frames each: one line a position, at its last frame, and none for the
+// frames. A log that is cut in the middle of one says so.
+func TestCANDecodeBoat(t *testing.T) {
+	dbc, log := deps.Testdata(t, "can", "tp_nmea.dbc"), deps.Testdata(t, "can", "boat-nmea2000.log")
+	stdout, stderr, code := runCAN("", "decode", "--dbc", dbc, log)
+	if code != cli.OK || stderr != "" || strings.Count(stdout, "\n") != 300 {
+		t.Fatalf("exit %d, %d lines, %s", code, strings.Count(stdout, "\n"), stderr)
+	}
+	const first = `{"t":1620692700.468300,"bus":"can1","id":234358166,"ext":true,"msg":"gnssPositionData","signals":{"sid":255,"date":18758,`
+	if !strings.HasPrefix(stdout, first) {
+		t.Errorf("got %.200s, want %s", stdout, first)
+	}
+	recorded, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	middle := bytes.Index(recorded, []byte("0DF80596#C4"))
+	stdout, stderr, code = runCAN(string(recorded[:middle+27]), "decode", "--dbc", dbc)
+	if code != cli.OK || stdout != "" || !strings.Contains(stderr, "several frames left out: 1: the reading ended in it") {
+		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+// A broadcast of a recorded truck has the identifier that one frame would have, with the priority of its packets.
+func TestCANDecodeBroadcast(t *testing.T) {
+	stdout, stderr, code := runCAN("", "decode", "--dbc", deps.Testdata(t, "can", "tp_j1939.dbc"), deps.Testdata(t, "can", "truck-j1939.log"))
+	const first = `{"t":1622547831.935650,"bus":"can1","id":486466304,"ext":true,"msg":"EC1","signals":{"EngineSpeedAtPoint5":1566.5}}`
+	if code != cli.OK || stderr != "" || strings.Count(stdout, "\n") != 13 || !strings.HasPrefix(stdout, first+"\n") {
+		t.Errorf("exit %d, %q, %s", code, stderr, stdout)
+	}
+}
