@@ -11,8 +11,7 @@ const (
 	fastOther   = 7    // in every other one
 )
 
-// timeoutFast is the longest time between two frames of a message. It is that of a broadcast by the transport protocol
-// (T1), which fast packets share.
+// timeoutFast is the longest time between two frames of a message: that of a broadcast by the transport protocol (T1).
 const timeoutFast = 750 * time.Millisecond
 
 // hasFastPackets reports whether messages longer than a frame come in fast packets under an identifier. NMEA 2000 has
