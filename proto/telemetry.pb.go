@@ -1642,7 +1642,7 @@ type Loss struct {
 	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`                                    // can:can0, gps:gps0, queue
 	Count         uint64                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`                                     // of what `unit` says
 	CountIsBound  bool                   `protobuf:"varint,4,opt,name=count_is_bound,json=countIsBound,proto3" json:"count_is_bound,omitempty"` // at most, not exactly, `count`
-	Unit          string                 `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`                                        // frames, samples, sentences, batches
+	Unit          string                 `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`                                        // frames, messages, lines, sentences, epochs, samples, records, batches
 	BootId        []byte                 `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	FirstNs       int64                  `protobuf:"varint,7,opt,name=first_ns,json=firstNs,proto3" json:"first_ns,omitempty"` // CLOCK_BOOTTIME
 	LastNs        int64                  `protobuf:"varint,8,opt,name=last_ns,json=lastNs,proto3" json:"last_ns,omitempty"`
