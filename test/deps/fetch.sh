@@ -25,7 +25,7 @@ spec() {
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
     kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
-    cantools)     echo "pip cantools==45.1.0" ;;
+    cantools)     echo "pip cantools==45.1.0 can-isotp==2.0.7 udsoncan==1.26.1 py-obdii==0.10.5b0" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     strace)       echo "closure strace" ;;
     shellcheck)   echo "closure shellcheck" ;;
