@@ -168,15 +168,28 @@ func (c *Conn) Request(ctx context.Context, data []byte) (Message, error) {
 
 // Receive waits for the next message, which is the caller's to keep, until ctx ends. A message that began and was lost is
 // a LossError or a TimeoutError; the Conn stays of use.
-func (c *Conn) Receive(ctx context.Context) (Message, error) {
+func (c *Conn) Receive(ctx context.Context) (Message, error) { return c.receive(ctx, ctx) }
+
+// ReceiveWithin is Receive with a limit for the message's beginning: P2 of the layers above, which names the TimeoutError.
+// A message that has begun by then is waited for.
+func (c *Conn) ReceiveWithin(ctx context.Context, p2 time.Duration) (Message, error) {
+	limit, cancel := c.options.Timer(ctx, p2, &TimeoutError{Timer: "P2", After: p2})
+	defer cancel()
+	return c.receive(ctx, limit)
+}
+
+func (c *Conn) receive(ctx, limit context.Context) (Message, error) {
 	for {
 		if len(c.ready) > 0 {
 			r := c.ready[0]
 			c.ready = c.ready[1:]
 			return r.message, r.err
 		}
-		if err := c.wait(ctx, ctx); err != nil {
-			return Message{}, err
+		if err := c.wait(ctx, limit); err != nil {
+			if _, open := c.nextDeadline(); !open || ctx.Err() != nil || limit.Err() == nil {
+				return Message{}, err
+			}
+			limit = ctx // N_Cr bounds it from here
 		}
 	}
 }
