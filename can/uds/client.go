@@ -75,7 +75,10 @@ func (c *Client) Do(ctx context.Context, request []byte) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("service %02X: %w", request[0], err)
 		}
-		_, err = Check(request[0], m.Data)
+		data, err := Check(request[0], m.Data)
+		if err == nil && !echoes(request, data) {
+			err = ErrOther
+		}
 		switch {
 		case errors.Is(err, ErrOther):
 			others++
@@ -91,6 +94,18 @@ func (c *Client) Do(ctx context.Context, request []byte) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("service %02X: %w", request[0], ErrOther)
+}
+
+// echoes reports whether a response's data begin with what the service repeats of its request: the first data identifier,
+// or the sub-function without the bit that suppresses responses.
+func echoes(request, data []byte) bool {
+	switch request[0] {
+	case ReadDataByIdentifier:
+		return len(request) < 3 || len(data) >= 2 && data[0] == request[1] && data[1] == request[2]
+	case ReadDTCInformation, TesterPresent:
+		return len(request) < 2 || len(data) >= 1 && data[0] == request[1]&0x7F
+	}
+	return true
 }
 
 // ReadData reads data identifiers. Several at once need Options.Length, since the response does not part them.
