@@ -3,6 +3,7 @@ package isotp
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -126,7 +127,7 @@ func (c *Conn) pause(ctx context.Context, d time.Duration) error {
 	defer cancel()
 	for {
 		if err := c.wait(ctx, limited); err != nil {
-			if context.Cause(limited) == error(over) && ctx.Err() == nil {
+			if errors.Is(context.Cause(limited), over) && ctx.Err() == nil {
 				return nil
 			}
 			return err

@@ -40,6 +40,9 @@ func (p *peer) note(f *can.Frame) {
 	p.frames = append(p.frames, *f)
 }
 
+// patience is for a loaded machine: these tests are not about time.
+const patience = 30 * time.Second
+
 func startPeer(t *testing.T, options map[string]any) *peer {
 	t.Helper()
 	text, err := json.Marshal(options)
@@ -60,12 +63,16 @@ func startPeer(t *testing.T, options map[string]any) *peer {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "ready" {
+		t.Fatalf("peer.py said %q\n%s", lines.Text(), stderr.String())
+	}
 	p := &peer{in: in}
 	p.Tap = NewTap(nil, 4096, nil)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
+		for lines.Scan() {
 			if line := lines.Text(); strings.HasPrefix(line, "!") {
 				p.mu.Lock()
 				p.said = append(p.said, line)
@@ -135,6 +142,7 @@ func TestConversationsWithAnotherStack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := startPeer(t, c.peer)
+			c.conn.NBs, c.conn.NCr = patience, patience
 			conn, err := NewConn(p, c.conn)
 			if err != nil {
 				t.Fatal(err)
@@ -187,7 +195,7 @@ func listen(t *testing.T, frames []can.Frame, o ConnOptions, messages int) {
 // The other stack refuses what is longer than it takes.
 func TestAnotherStackRefuses(t *testing.T) {
 	p := startPeer(t, map[string]any{"rxid": 0x7E0, "txid": 0x7E8, "params": map[string]any{"max_frame_size": 50}})
-	conn, err := NewConn(p, ConnOptions{Send: Address{ID: 0x7E0}, Receive: Address{ID: 0x7E8}})
+	conn, err := NewConn(p, ConnOptions{Send: Address{ID: 0x7E0}, Receive: Address{ID: 0x7E8}, NBs: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

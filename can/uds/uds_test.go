@@ -96,7 +96,7 @@ func TestAgreesWithAnotherImplementation(t *testing.T) {
 				return strings.ToLower(strings.NewReplacer("-", "", "/", "", "_", "", "(es)", "", "(", "", ")", "").Replace(s))
 			}
 			if ours, known := codeNames[v.Code]; known && v.Name != "" && plain(ours) != plain(v.Name) {
-				t.Logf("code %02X is %s, the other one says %s", uint8(v.Code), ours, v.Name)
+				t.Errorf("code %02X is %s, the other one says %s", uint8(v.Code), ours, v.Name)
 			}
 		}
 	}
