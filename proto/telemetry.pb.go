@@ -1,6 +1,6 @@
 // The wire of Waybill: what a vehicle publishes, what a store answers, and what both keep.
 //
-// Topics (docs/WIRE.md):
+// Topics:
 //   wb1/{tenant}/{device}/up/{lane}      Payload
 //   wb1/{tenant}/{device}/up/status      Status     (retained; also the last will)
 //   wb1/{tenant}/{device}/up/result      CommandResult
