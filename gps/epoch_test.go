@@ -3,9 +3,7 @@ package gps
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,26 +11,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 // testData is the folder of recorded receivers; the test is skipped without it, except in CI.
 func testData(t testing.TB) string {
 	t.Helper()
-	dir := os.Getenv("WAYBILL_TESTDATA")
-	if dir == "" {
-		dir = filepath.Join("..", "shared", "data") // from the repository's root
-	}
-	if !filepath.IsAbs(dir) {
-		dir = filepath.Join("..", dir)
-	}
-	dir = filepath.Join(dir, "gps")
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("the recorded receivers are not at %s; set WAYBILL_TESTDATA", dir)
-		}
-		t.Skipf("the recorded receivers are not at %s; set WAYBILL_TESTDATA", dir)
-	}
-	return dir
+	return deps.Testdata(t, "gps")
 }
 
 // gpsdEpoch is what gpsd reports of an epoch.

@@ -15,24 +15,16 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 // wireFiles finds the recorded samples; without them a person's machine skips, CI fails.
 func wireFiles(t testing.TB) []string {
 	t.Helper()
-	data := os.Getenv("WAYBILL_TESTDATA")
-	if data == "" {
-		data = filepath.Join("..", "..", "shared", "data")
-	}
-	files, err := filepath.Glob(filepath.Join(data, "wire", "*.csv"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no wire data; set WAYBILL_TESTDATA")
-		}
-		t.Skip("no wire data; set WAYBILL_TESTDATA")
+	files, err := filepath.Glob(filepath.Join(deps.Testdata(t, "wire"), "*.csv"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files of wire data: %v", len(files), err)
 	}
 	return files
 }

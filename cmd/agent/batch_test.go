@@ -15,6 +15,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/internal/cli"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 // runBatch runs `waybill-agent batch …`.
@@ -41,19 +42,9 @@ func mustBatch(t *testing.T, stdin []byte, args ...string) string {
 
 // TestBatchWire sends the recorded samples there and back, and compares with the CSV as encoding/csv reads it.
 func TestBatchWire(t *testing.T) {
-	data := os.Getenv("WAYBILL_TESTDATA")
-	if data == "" {
-		data = filepath.Join("..", "..", "..", "shared", "data")
-	}
-	files, err := filepath.Glob(filepath.Join(data, "wire", "*.csv"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no wire data; set WAYBILL_TESTDATA")
-		}
-		t.Skip("no wire data; set WAYBILL_TESTDATA")
+	files, err := filepath.Glob(filepath.Join(deps.Testdata(t, "wire"), "*.csv"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files of wire data: %v", len(files), err)
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
