@@ -106,6 +106,17 @@ func (q *Queue) epochOfLocked(l Lane, seq uint64) uint64 {
 	return q.epochs[0].Epoch
 }
 
+// durableNextLocked is the first number that nothing on the disk bears, and so the one to go on with after a crash. A
+// number that was only given out must not count: skipped at the next start, it would be missing at the receiver, and
+// nothing would say why.
+func (l *lane) durableNextLocked() uint64 {
+	next := max(l.newest, l.released.Max()) + 1
+	for seq := range l.parts {
+		next = max(next, seq+1)
+	}
+	return next
+}
+
 // storedLocked says whether a seq needs no storing: it is stored, or was.
 func (l *lane) storedLocked(seq uint64) bool {
 	if l.released.Contains(seq) {

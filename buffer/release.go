@@ -211,7 +211,7 @@ func (q *Queue) writeMeta(doomed map[*segment]bool, clean bool) error {
 	}
 	for _, l := range Lanes() {
 		ln := &q.lanes[l]
-		ml := metaLane{Next: ln.next, NextCommit: ln.nextCommit, NextSegment: ln.nextSegment, Released: ln.released}
+		ml := metaLane{Next: ln.durableNextLocked(), NextCommit: ln.nextCommit, NextSegment: ln.nextSegment, Released: ln.released}
 		for _, s := range ln.segments {
 			if !doomed[s] {
 				ml.Segments = append(ml.Segments, s.summary())
