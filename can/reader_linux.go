@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -204,14 +205,19 @@ func (r *Reader) Read(dst []Frame) (n int, drops uint64, err error) {
 	return n, drops, nil
 }
 
-// now reads both clocks as one: again when the goroutine was interrupted between them.
+// now reads both clocks as one: again when the goroutine was interrupted between them, and of several tries the tightest
+// counts.
 func (r *Reader) now() (wall, boot int64) {
 	const together = 50e3 // ns
+	tightest := int64(math.MaxInt64)
 	for range 3 {
 		before := r.clock.Boot()
-		wall = r.clock.Wall().UnixNano()
-		boot = r.clock.Boot()
-		if boot-before < together {
+		w := r.clock.Wall().UnixNano()
+		apart := r.clock.Boot() - before
+		if apart < tightest {
+			tightest, wall, boot = apart, w, before+apart/2
+		}
+		if apart < together {
 			break
 		}
 	}
