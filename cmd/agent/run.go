@@ -125,12 +125,12 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		readerCtx.start(failed, r.name, r.run)
 	}
 	if a.logClock == nil {
-		clockStage.start(failed, "clock", a.watchClock)
+		clockStage.start(failed, "clock", every(5*time.Second, a.watchClock))
 	}
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
-		uplinkStage.start(failed, "queue", a.keepReleases)
+		uplinkStage.start(failed, "queue", every(10*time.Second, a.keepReleases))
 	}
 	a.notify(daemon.SdNotifyReady)
 
@@ -174,9 +174,7 @@ func (a *agent) drain(ctx context.Context) {
 	if err := a.uplink.Drain(bound); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		a.log.Warn("drain", "error", err)
 	}
-	if err := a.queue.Sync(); err != nil {
-		a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
-	}
+	a.keepReleases()
 }
 
 // stage is a group of tasks that end together.
@@ -316,39 +314,35 @@ func (a *agent) emitClock() {
 	a.pipe.Emit(&telemetrypb.Record{Record: &telemetrypb.Record_Clock{Clock: a.keeper.Record()}})
 }
 
-// watchClock looks for steps of the system clock and for a synchronisation.
-func (a *agent) watchClock(ctx context.Context) error {
-	const every = 5 * time.Second
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if a.keeper.Add(clock.Observe(a.clock)) {
-				a.log.Info("clock record changed", "revision", a.keeper.Record().Revision)
-				a.emitClock()
+// every makes a task of something that is done again and again.
+func every(d time.Duration, do func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				do()
 			}
 		}
 	}
 }
 
+// watchClock looks for steps of the system clock and for a synchronisation.
+func (a *agent) watchClock() {
+	if a.keeper.Add(clock.Observe(a.clock)) {
+		a.log.Info("clock record changed", "revision", a.keeper.Record().Revision)
+		a.emitClock()
+	}
+}
+
 // keepReleases notes on disk what was delivered while nothing is committed that would carry it, so that a parked car
 // gives its disk back and a restart resends little.
-func (a *agent) keepReleases(ctx context.Context) error {
-	const every = 10 * time.Second
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := a.queue.Sync(); err != nil {
-				a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
-			}
-		}
+func (a *agent) keepReleases() {
+	if err := a.queue.Sync(); err != nil {
+		a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
 	}
 }
 

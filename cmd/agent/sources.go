@@ -65,21 +65,38 @@ type canSource struct {
 // lossName is what the ledger calls the bus.
 func (c *canSource) lossName() string { return "can:" + c.Bus }
 
-// runSocket reads an interface. One that is down, or not there yet, is an alarm and is tried again.
+// runSocket reads an interface. One that is down, or not there yet, is an alarm and is tried again; how long it could
+// not be read stands in the ledger when it is over, since nobody can count what was on the bus meanwhile.
 func (c *canSource) runSocket(ctx context.Context) error {
 	alarmName := "can." + c.Bus
+	var down int64 // since when, CLOCK_BOOTTIME; 0: it is read
+	var why string
+	tell := func() {
+		if down == 0 {
+			return
+		}
+		c.pipe.Ledger().AddLoss(&telemetrypb.Loss{
+			Reason: telemetrypb.LossReason_LOSS_BUS_DOWN, Source: c.lossName(), Unit: "frames", CountUnknown: true,
+			FirstNs: down, LastNs: c.clock.Boot(), Detail: why,
+		})
+		down = 0
+	}
 	for ctx.Err() == nil {
-		err := c.readSocket(ctx, func() { c.alarms.Clear(alarmName) })
+		err := c.readSocket(ctx, func() {
+			c.alarms.Clear(alarmName)
+			tell()
+		})
 		if ctx.Err() != nil {
 			break
 		}
-		c.alarms.Raise(alarmName, fmt.Sprintf("interface %s cannot be read: %v; is it up? `ip link show %s`", c.Interface, err, c.Interface))
-		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_BUS_DOWN, c.lossName(), "frames", 0, err.Error())
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryAfter):
+		if down == 0 {
+			down = c.clock.Boot()
 		}
+		why = err.Error()
+		c.alarms.Raise(alarmName, fmt.Sprintf("interface %s cannot be read: %v; is it up? `ip link show %s`", c.Interface, err, c.Interface))
+		sleep(ctx, retryAfter)
 	}
+	tell()
 	return nil
 }
 
