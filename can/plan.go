@@ -361,8 +361,8 @@ func (f Filter) Pass(frame *Frame) bool {
 	return id&f.Mask == f.ID&f.Mask
 }
 
-// maxFilters is what the kernel takes of one socket (CAN_RAW_FILTER_MAX in linux/can/raw.h).
-const maxFilters = 512
+// MaxFilters is what the kernel takes of one socket (CAN_RAW_FILTER_MAX in linux/can/raw.h).
+const MaxFilters = 512
 
 // Filters are the kernel filters that let just the plan's frames pass, with those of the transport protocol where one of
 // its messages may come by it; nil when they would be too many, and then everything has to pass.
@@ -389,7 +389,7 @@ func (p *Plan) Filters() []Filter {
 		const mask = 0x3FF0000 | flagEFF | flagRTR
 		filters = append(filters, Filter{ID: formatControl<<16 | flagEFF, Mask: mask}, Filter{ID: formatPacket<<16 | flagEFF, Mask: mask})
 	}
-	if len(filters) > maxFilters {
+	if len(filters) > MaxFilters {
 		return nil
 	}
 	return filters

@@ -268,15 +268,15 @@ func TestPGN(t *testing.T) {
 
 func TestFilters(t *testing.T) {
 	var subscriptions []Subscription
-	for i := range maxFilters {
+	for i := range MaxFilters {
 		subscriptions = append(subscriptions, Subscription{Message: &Message{Name: "M", ID: uint32(i)}})
 	}
-	if n := len(Compile(subscriptions, PlanOptions{}).Filters()); n != maxFilters {
+	if n := len(Compile(subscriptions, PlanOptions{}).Filters()); n != MaxFilters {
 		t.Errorf("%d filters", n)
 	}
-	subscriptions = append(subscriptions, Subscription{Message: &Message{Name: "M", ID: maxFilters}})
+	subscriptions = append(subscriptions, Subscription{Message: &Message{Name: "M", ID: MaxFilters}})
 	if filters := Compile(subscriptions, PlanOptions{}).Filters(); filters != nil {
-		t.Errorf("%d filters, the kernel takes %d", len(filters), maxFilters)
+		t.Errorf("%d filters, the kernel takes %d", len(filters), MaxFilters)
 	}
 	if filters := Compile(nil, PlanOptions{}).Filters(); filters == nil || len(filters) != 0 {
 		t.Errorf("a plan of nothing lets pass %v, want nothing", filters)

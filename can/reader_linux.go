@@ -111,8 +111,8 @@ func configureReader(fd int, name string, o ReaderOptions) error {
 		return err
 	}
 	if o.Filters != nil {
-		if len(o.Filters) > maxFilters {
-			return fmt.Errorf("%d filters, the kernel takes %d", len(o.Filters), maxFilters)
+		if len(o.Filters) > MaxFilters {
+			return fmt.Errorf("%d filters, the kernel takes %d", len(o.Filters), MaxFilters)
 		}
 		if err := setFilters(fd, o.Filters); err != nil {
 			return err

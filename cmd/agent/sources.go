@@ -37,12 +37,19 @@ func (a *agent) readers() []reader {
 		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
 		plan := a.vehicle.plans[i]
 		parts := can.NewReassembler(plan, can.ReassemblerOptions{})
-		bus := canSource{agent: a, canSettings: bus, plan: plan, parts: parts, source: source, number: uint8(i)}
+		bus := &canSource{agent: a, canSettings: bus, plan: plan, parts: parts, source: source, number: uint8(i)}
 		run := bus.runSocket
 		if bus.Replay != nil {
 			run = bus.runReplay
 		}
 		list = append(list, reader{"can " + bus.Bus, run})
+		for _, f := range a.vehicle.features[i] {
+			t, tasks := f.attach(bus)
+			if t != nil {
+				bus.taps = append(bus.taps, t)
+			}
+			list = append(list, tasks...)
+		}
 	}
 	for i, receiver := range a.settings.GPS {
 		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
@@ -59,6 +66,7 @@ type canSource struct {
 	plan   *can.Plan
 	parts  *can.Reassembler
 	source *pipeline.Source
+	taps   []tap
 	number uint8
 }
 
@@ -106,7 +114,7 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 			return fmt.Errorf("bringing it up with %d bit/s: %w", c.Bitrate, err)
 		}
 	}
-	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.plan.Filters(), Clock: c.clock, Log: c.log})
+	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.filters(), Clock: c.clock, Log: c.log})
 	if err != nil {
 		return err
 	}
@@ -142,11 +150,14 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 	}
 }
 
-// decode appends the samples of a frame, and of the message that it is the last part of.
+// decode appends the samples of a frame, of the message that it is the last part of, and those of the taps.
 func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 	dst = c.plan.Decode(f, dst)
 	if whole := c.parts.Take(f); whole != nil {
 		dst = c.plan.DecodeAssembled(whole, dst)
+	}
+	for _, t := range c.taps {
+		dst = t.take(f, dst)
 	}
 	return dst
 }

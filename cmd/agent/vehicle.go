@@ -19,6 +19,7 @@ const alarmSignal = "agent.alarm"
 type vehicle struct {
 	selection *pipeline.Selection
 	plans     []*can.Plan // by bus, in the order of settings.CAN
+	features  [][]feature // likewise
 	receivers []gps.IDs   // by receiver, in the order of settings.GPS
 	available int         // signals that could be chosen
 	warnings  []string    // of the DBC files, FILE:LINE: text
@@ -48,6 +49,11 @@ func newVehicle(s *settings) (*vehicle, error) {
 				}
 			}
 		}
+		features := newFeatures(bus)
+		for _, f := range features {
+			available = append(available, f.signals()...)
+		}
+		v.features = append(v.features, features)
 	}
 	for _, receiver := range s.GPS {
 		available = append(available, gps.Signals(receiver.Name)...)
@@ -80,6 +86,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 			v.warnings = append(v.warnings, fmt.Sprintf("bus %s: %s: %s", bus.Bus, w.Severity, w.Text))
 		}
 		v.plans = append(v.plans, plan)
+		for _, f := range v.features[i] {
+			f.choose(v.selection.ID)
+		}
 	}
 	for _, receiver := range s.GPS {
 		v.receivers = append(v.receivers, gps.ChooseIDs(receiver.Name, v.selection.ID))

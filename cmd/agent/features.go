@@ -1,0 +1,61 @@
+package main
+
+import (
+	"github.com/waybill-telematics/waybill/can"
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// feature is something that a bus offers beyond the signals of its DBC files. It is made when the configuration is read,
+// and touches nothing before attach.
+type feature interface {
+	// signals are those that may be collected; their names begin with the bus's.
+	signals() []*telemetrypb.Signal
+	// choose tells which of them are, and the ids of their samples.
+	choose(id func(name string) (uint32, bool))
+	// attach is called once, before the bus is read: what is to see its frames (nil: nothing), and tasks of its own.
+	attach(bus *canSource) (tap, []reader)
+}
+
+// tap sees the frames of a bus beside the decode plan. It belongs to the goroutine that reads the bus and must not block
+// it.
+type tap interface {
+	// filters are what the kernel has to let through for it, none for error frames, which always pass; all asks for every
+	// frame.
+	filters() (list []can.Filter, all bool)
+	// take sees each frame that came, others' too, in order, and appends samples. It allocates nothing in steady state.
+	take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample
+}
+
+// newFeatures makes what a bus offers.
+func newFeatures(bus canSettings) []feature {
+	var list []feature
+	return list
+}
+
+// filters are those of the plan and of every tap; nil where any of them needs every frame, or they are too many.
+func (c *canSource) filters() []can.Filter {
+	list := c.plan.Filters()
+	if list == nil {
+		return nil
+	}
+	seen := make(map[can.Filter]bool, len(list))
+	for _, f := range list {
+		seen[f] = true
+	}
+	for _, t := range c.taps {
+		more, all := t.filters()
+		if all {
+			return nil
+		}
+		for _, f := range more {
+			if !seen[f] {
+				seen[f] = true
+				list = append(list, f)
+			}
+		}
+	}
+	if len(list) > can.MaxFilters {
+		return nil
+	}
+	return list
+}
