@@ -35,6 +35,9 @@ func openSocket(name string, configure func(fd int) error) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CAN interface %s: %w: %w", name, ErrDown, err)
 	}
+	if iface.Flags&net.FlagUp == 0 { // it could be bound, and the first read would fail
+		return nil, fmt.Errorf("CAN interface %s: %w: it is not set up", name, ErrDown)
+	}
 	fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.CAN_RAW)
 	if err != nil {
 		return nil, fmt.Errorf("CAN interface %s: %w (does this kernel have CONFIG_CAN and CONFIG_CAN_RAW?)", name, os.NewSyscallError("socket", err))

@@ -29,6 +29,9 @@ type tap interface {
 // newFeatures makes what a bus offers.
 func newFeatures(bus canSettings) []feature {
 	var list []feature
+	if bus.Interface != "" {
+		list = append(list, &busFeature{bus: bus.Bus})
+	}
 	return list
 }
 

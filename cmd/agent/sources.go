@@ -33,6 +33,7 @@ const retryAfter = time.Second
 // readers makes the tasks of every source.
 func (a *agent) readers() []reader {
 	var list []reader
+	var buses []*canSource
 	for i, bus := range a.settings.CAN {
 		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
 		plan := a.vehicle.plans[i]
@@ -43,6 +44,7 @@ func (a *agent) readers() []reader {
 			run = bus.runReplay
 		}
 		list = append(list, reader{"can " + bus.Bus, run})
+		buses = append(buses, bus)
 		for _, f := range a.vehicle.features[i] {
 			t, tasks := f.attach(bus)
 			if t != nil {
@@ -56,6 +58,7 @@ func (a *agent) readers() []reader {
 		receiver := gpsSource{agent: a, gpsSettings: receiver, ids: a.vehicle.receivers[i], source: source}
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
 	}
+	a.metrics.MustRegister(newCANMetrics(buses))
 	return list
 }
 
@@ -68,6 +71,9 @@ type canSource struct {
 	source *pipeline.Source
 	taps   []tap
 	number uint8
+
+	counts  busCounts
+	monitor *busMonitor // nil: a replay
 }
 
 // lossName is what the ledger calls the bus.
@@ -119,8 +125,10 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 		return err
 	}
 	opened()
+	c.counts.open(socket)
 	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer func() {
+		c.counts.close()
 		stop()
 		_ = socket.Close()
 	}()
@@ -166,6 +174,7 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 func (c *canSource) countUndecodable() {
 	if n := c.plan.Counters.Short.Load(); n > 0 {
 		c.plan.Counters.Short.Add(-n)
+		c.counts.short.Add(n)
 		c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_UNDECODABLE, c.lossName(), "frames", n, "shorter than the DBC file says")
 	}
 	c.parts.Incomplete.Drain(func(why can.Reason, messages uint64) {
