@@ -34,3 +34,6 @@ func (s BusState) String() string {
 	}
 	return "unknown"
 }
+
+// MarshalText makes the name what JSON shows.
+func (s BusState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

@@ -13,33 +13,68 @@ import (
 // LinkState is what the kernel says about a CAN interface. A virtual interface (vcan, vxcan) has no controller: what
 // only a controller has is zero, and HasState is false.
 type LinkState struct {
-	Name        string
-	Kind        string // can (a controller, slcan too), vcan, vxcan; "" when the driver does not say
-	Up          bool   // set up by somebody
-	Operational string // RFC 2863: up, down, unknown, …; a controller that is bus-off is down
-	State       BusState
-	HasState    bool // the controller tells its State; without, State is BusErrorActive or, when the interface is down, BusStopped
-	HasCounters bool // the driver can read the error counters
-	TxErrors    uint16
-	RxErrors    uint16
-	Bitrate     uint32 // bit/s of the arbitration phase; 0: none set, or not known
-	DataBitrate uint32 // bit/s of the data phase of CAN FD; 0: none set
-	ListenOnly  bool
-	FD          bool
-	RestartMs   uint32 // ms from bus-off to the automatic restart; 0: none
-	Events      LinkEvents
-	Traffic     LinkTraffic
+	Name        string      `json:"interface"`
+	Kind        string      `json:"kind"`         // can (a controller, slcan too), vcan, vxcan; "" when the driver does not say
+	Up          bool        `json:"up"`           // set up by somebody
+	Operational string      `json:"operational"`  // RFC 2863: up, down, unknown, …; a controller that is bus-off is down
+	HasState    bool        `json:"has_state"`    // there is a controller that has a state
+	State       BusState    `json:"state"`        // without one: error active or, when the interface is down, stopped
+	HasCounters bool        `json:"has_counters"` // the driver can read the error counters
+	TxErrors    uint16      `json:"tx_errors"`
+	RxErrors    uint16      `json:"rx_errors"`
+	Bitrate     uint32      `json:"bitrate"`      // bit/s of the arbitration phase; 0: none set, or not known
+	DataBitrate uint32      `json:"data_bitrate"` // bit/s of the data phase of CAN FD; 0: none set
+	ListenOnly  bool        `json:"listen_only"`
+	FD          bool        `json:"fd"`
+	RestartMs   uint32      `json:"restart_ms"` // ms from bus-off to the automatic restart; 0: none
+	Events      LinkEvents  `json:"events"`
+	Traffic     LinkTraffic `json:"traffic"`
+}
+
+// String is the state in one line, for a person.
+func (s LinkState) String() string {
+	text := s.Name + ": " + s.Kind + ", down"
+	if s.Up {
+		text = s.Name + ": " + s.Kind + ", up"
+	}
+	if s.HasState {
+		text += ", " + s.State.String()
+	}
+	if s.Bitrate != 0 {
+		text += fmt.Sprintf(", %d bit/s", s.Bitrate)
+	}
+	if s.DataBitrate != 0 {
+		text += fmt.Sprintf(" (data %d bit/s)", s.DataBitrate)
+	}
+	if s.ListenOnly {
+		text += ", listen-only"
+	}
+	if s.HasCounters {
+		text += fmt.Sprintf(", error counters %d transmit, %d receive", s.TxErrors, s.RxErrors)
+	}
+	if e := s.Events; e != (LinkEvents{}) {
+		text += fmt.Sprintf(", seen %d bus errors, %d warnings, %d passives, %d bus-offs, %d restarts", e.BusErrors, e.Warnings, e.Passives, e.BusOffs, e.Restarts)
+	}
+	return text + fmt.Sprintf(", received %d frames, sent %d", s.Traffic.RxFrames, s.Traffic.TxFrames)
 }
 
 // LinkEvents are counted by the driver since the interface was made (struct can_device_stats).
 type LinkEvents struct {
-	BusErrors, Warnings, Passives, BusOffs, LostArbitration, Restarts uint32
+	BusErrors       uint32 `json:"bus_error"`
+	Warnings        uint32 `json:"error_warning"`
+	Passives        uint32 `json:"error_passive"`
+	BusOffs         uint32 `json:"bus_off"`
+	LostArbitration uint32 `json:"arbitration_lost"`
+	Restarts        uint32 `json:"restart"`
 }
 
 // LinkTraffic is what crossed the interface since it was made, whatever filters a socket has (struct rtnl_link_stats64).
 // Bytes are those of the frames' data. Before Linux 5.17 most drivers counted error frames as received ones.
 type LinkTraffic struct {
-	RxFrames, TxFrames, RxBytes, TxBytes uint64
+	RxFrames uint64 `json:"rx_frames"`
+	TxFrames uint64 `json:"tx_frames"`
+	RxBytes  uint64 `json:"rx_bytes"`
+	TxBytes  uint64 `json:"tx_bytes"`
 }
 
 // linkTimeout bounds one question to the kernel: another process may hold its network lock.

@@ -20,6 +20,7 @@ spec() {
   case $1 in
     uml)          echo "download user-mode-linux" ;;
     can-utils)    echo "closure can-utils" ;;
+    iproute2)     echo "closure iproute2" ;;
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
