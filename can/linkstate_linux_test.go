@@ -44,7 +44,7 @@ func controllerInfo(longer int) []byte {
 	return attribute(unix.IFLA_LINKINFO|unix.NLA_F_NESTED,
 		attribute(unix.IFLA_INFO_KIND, "can"),
 		attribute(unix.IFLA_INFO_DATA,
-			attribute(unix.IFLA_CAN_CTRLMODE, uint32(0xFFFF), uint32(unix.CAN_CTRLMODE_LISTENONLY|unix.CAN_CTRLMODE_FD), more),
+			attribute(unix.IFLA_CAN_CTRLMODE, uint32(0), uint32(unix.CAN_CTRLMODE_LISTENONLY|unix.CAN_CTRLMODE_FD), more),
 			attribute(unix.IFLA_CAN_STATE, uint32(unix.CAN_STATE_ERROR_PASSIVE)),
 			attribute(unix.IFLA_CAN_BERR_COUNTER, uint16(300), uint16(127), more),
 			attribute(unix.IFLA_CAN_RESTART_MS, uint32(100)),

@@ -145,11 +145,11 @@ const (
 func (m *busMonitor) filters() ([]can.Filter, bool) { return nil, false }
 
 func (m *busMonitor) take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
-	report, ok := can.ParseErrorFrame(f)
-	if !ok {
+	if f.Flags&can.FlagError == 0 {
 		m.countFormat(f)
 		return dst
 	}
+	report, _ := can.ParseErrorFrame(f)
 	m.mu.Lock()
 	changed := m.know.heard(report, f.Time)
 	m.mu.Unlock()

@@ -54,6 +54,8 @@ func TestBusTracker(t *testing.T) {
 			[]busChange{{can.BusErrorActive, 1 * s}, {can.BusErrorPassive, 2 * s}, {can.BusOff, 2*s + 1}}},
 		{"two are: no frame came", []step{hear(1*s, saysBusOff), ask(2*s, controller(can.BusErrorActive)), ask(3*s, controller(can.BusErrorActive))},
 			[]busChange{{can.BusOff, 1 * s}, {can.BusErrorActive, 2 * s}}},
+		{"two with a frame in between are none", []step{ask(1*s, controller(can.BusErrorActive)), ask(2*s, controller(can.BusOff)), hear(3*s, saysWarning), ask(4*s, controller(can.BusOff))},
+			[]busChange{{can.BusErrorActive, 1 * s}, {can.BusErrorWarning, 3 * s}}},
 		{"two that differ are none", []step{hear(1*s, saysBusOff), ask(2*s, controller(can.BusErrorActive)), ask(3*s, controller(can.BusErrorWarning))}, []busChange{{can.BusOff, 1 * s}}},
 		{"two with an agreement in between are none", []step{hear(1*s, saysBusOff), ask(2*s, controller(can.BusErrorActive)), ask(3*s, controller(can.BusOff)), ask(4*s, controller(can.BusErrorActive))},
 			[]busChange{{can.BusOff, 1 * s}}},
@@ -325,6 +327,9 @@ func TestBusMonitorInAStorm(t *testing.T) {
 	if know := r.knowledge(); know.now.state != can.BusErrorActive || know.changed < 20000 {
 		t.Errorf("%+v", know.busTracker)
 	}
+	for range 2 * formatsFade {
+		r.take(&plain, nil)
+	}
 	if formats := r.formats.Load(); uint32(formats) != uint32(formats>>32) || formats == 0 {
 		t.Errorf("all frames have 29-bit identifiers: %#x", formats)
 	}
@@ -392,5 +397,15 @@ func TestBusLoad(t *testing.T) {
 	m := &busMonitor{canSource: &canSource{}}
 	if got := m.load(traffic, &can.LinkState{Kind: "can", Bitrate: 500000}, s); !math.IsNaN(got) {
 		t.Errorf("statistics that began anew: %v", got)
+	}
+}
+
+// What the watch over the bus costs a data frame on its way.
+func BenchmarkBusMonitorFrame(b *testing.B) {
+	m := &busMonitor{canSource: &canSource{}}
+	f := can.Frame{ID: 0x18FEF100, Len: 8, Flags: can.FlagExtended}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.take(&f, nil)
 	}
 }
