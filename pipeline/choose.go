@@ -32,6 +32,9 @@ type Collect struct {
 	// MaxInterval sends an unchanged value all the same when this has passed since the last one sent. It needs a
 	// sample to send: nothing is made up on a silent bus.
 	MaxInterval time.Duration
+	// Part says that a sample of this signal belongs to the sample that came before it, as a frame's data belong to the
+	// frame: the two are in one batch, or refused both. It is for the raw lane, where every sample is sent.
+	Part bool
 }
 
 // Selection is the outcome of Choose: a catalogue with its signal ids, and how each of them is sampled. It is not
@@ -153,6 +156,8 @@ func (c *Collect) check() error {
 		return fmt.Errorf("collect: %q: intervals must not be negative, got least %s and most %s", c.Match, c.MinInterval, c.MaxInterval)
 	case c.MaxInterval > 0 && c.MaxInterval < c.MinInterval:
 		return fmt.Errorf("collect: %q: the longest interval %s is below the shortest %s", c.Match, c.MaxInterval, c.MinInterval)
+	case c.Part && (c.Lane != telemetrypb.Lane_LANE_RAW || c.OnChange || c.DeadBand > 0 || c.MinInterval > 0):
+		return fmt.Errorf("collect: %q: what is part of another sample goes to the raw lane, every sample", c.Match)
 	}
 	return nil
 }
@@ -164,6 +169,7 @@ func (c *Collect) compile(signal *telemetrypb.Signal) policy {
 		onChange: c.OnChange || c.DeadBand > 0,
 		minNS:    int64(c.MinInterval),
 		maxNS:    int64(c.MaxInterval),
+		part:     c.Part,
 	}
 	if p.lane == telemetrypb.Lane_LANE_UNSPECIFIED {
 		p.lane = telemetrypb.Lane_LANE_TELEMETRY

@@ -18,6 +18,8 @@ type lane struct {
 	flying    int // samples[:flying] will be, if the commit under way succeeds; 0: not in it
 	inherited int // samples[:inherited] are durable under the seq of an older batch that is not committed yet
 	taken     int // samples put in since the metrics were told
+
+	refusing bool // the last sample that is no part of another was refused
 }
 
 // sealed is a batch that is not committed yet. Its bytes and its seq never change.
@@ -30,6 +32,7 @@ type sealed struct {
 
 // keepSample puts a sample into its lane's open batch, or counts it as refused.
 func (p *Pipeline) keepSample(id telemetrypb.Lane, s *telemetrypb.Sample) {
+	p.lanes[id].refusing = true
 	if s.Kind == telemetrypb.KindString && len(s.Str) > maxText {
 		p.ledger.add(telemetrypb.LossReason_LOSS_UNDECODABLE, p.from, unitSamples, 1, s.Time, s.Time, "text too long to be sent")
 		return
@@ -42,6 +45,7 @@ func (p *Pipeline) keepSample(id telemetrypb.Lane, s *telemetrypb.Sample) {
 		p.refuse(s)
 		return
 	}
+	l.refusing = false
 	if len(l.samples) == 0 {
 		l.since = p.clock.Boot()
 		l.high = max(l.high, s.Time)
@@ -50,6 +54,35 @@ func (p *Pipeline) keepSample(id telemetrypb.Lane, s *telemetrypb.Sample) {
 	l.high = max(l.high, s.Time)
 	l.samples = append(l.samples, *s)
 	l.taken++
+}
+
+// keepPart puts a sample where the one it belongs to is: into the open batch, full or not, or among the refused.
+func (p *Pipeline) keepPart(id telemetrypb.Lane, s *telemetrypb.Sample) {
+	l := &p.lanes[id]
+	if l.refusing || len(l.samples) == 0 {
+		p.refuse(s)
+		return
+	}
+	l.high = max(l.high, s.Time)
+	l.samples = append(l.samples, *s)
+	l.taken++
+}
+
+// whole is where to cut samples so that about n stand before the cut and none is parted from its parts: not more than
+// n, unless the first sample alone has more parts than that.
+func (p *Pipeline) whole(samples []telemetrypb.Sample, n int) int {
+	isPart := func(i int) bool { return i < len(samples) && p.states[samples[i].Signal].part }
+	cut := n
+	for cut > 0 && isPart(cut) {
+		cut--
+	}
+	if cut > 0 {
+		return cut
+	}
+	for cut = n; isPart(cut); {
+		cut++
+	}
+	return cut
 }
 
 // sealFull seals what is open: the rest of a batch that turned out too large stays open when it was full by size, so
@@ -78,7 +111,7 @@ func (p *Pipeline) sealOne(l *lane) {
 		Tenant: p.o.Tenant, Device: p.o.Device, Epoch: p.epoch,
 		Lane: l.id, Seq: l.seq,
 		BootID: p.o.BootID, BootCount: p.o.BootCount, Catalogue: p.catalogue,
-	}, l.samples)
+	}, l.samples, p.whole)
 	first, last := span(l.samples[:n])
 	if err != nil {
 		p.log.Error("samples could not be encoded", "lane", telemetrypb.LaneName(l.id), "samples", n, "err", err)
@@ -101,17 +134,25 @@ func (p *Pipeline) sealOne(l *lane) {
 	l.opened = l.high
 }
 
-// encode writes a batch of the first n samples, as many as keep it within the size of a batch, at least one.
-func (p *Pipeline) encode(head *telemetrypb.Head, samples []telemetrypb.Sample) (bytes []byte, n int, err error) {
+// encode writes a batch of the first n samples, as many as keep it within the size of a batch, at least as many as
+// belong together. cut says where samples may be parted, at about n.
+func (p *Pipeline) encode(head *telemetrypb.Head, samples []telemetrypb.Sample, cut func([]telemetrypb.Sample, int) int) (bytes []byte, n int, err error) {
 	p.head = *head // head itself stays on the stack
-	bytes, n = p.buffer(), min(len(samples), maxSamples)
+	bytes, n = p.buffer(), len(samples)
+	if n > maxSamples {
+		n = cut(samples, maxSamples)
+	}
 	for {
 		bytes, err = p.encoder.AppendBatch(bytes[:0], &p.head, samples[:n])
-		if err != nil || len(bytes) <= p.o.BatchBytes || n == 1 {
+		if err != nil || len(bytes) <= p.o.BatchBytes {
 			return bytes, n, err
 		}
 		fits := int(int64(n) * int64(p.o.BatchBytes) / int64(len(bytes)))
-		n = max(1, min(n-1, fits*15/16))
+		less := cut(samples, max(1, min(n-1, fits*15/16)))
+		if less >= n {
+			return bytes, n, nil
+		}
+		n = less
 	}
 }
 

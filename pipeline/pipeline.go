@@ -327,6 +327,10 @@ func (p *Pipeline) sample(s *telemetrypb.Sample) {
 	if st.lane == 0 {
 		return
 	}
+	if st.part {
+		p.keepPart(st.lane, s)
+		return
+	}
 	if st.everySample() {
 		p.keepSample(st.lane, s)
 		return

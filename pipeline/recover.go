@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -90,8 +91,23 @@ func (r *recovered) add(e *Journal) {
 
 func (p *Pipeline) sealRecovered(r *recovered) {
 	var samples []telemetrypb.Sample
+	var ends []int // of the journal entries' samples
 	for _, part := range r.parts {
 		samples = append(samples, part.samples...)
+		ends = append(ends, len(samples))
+	}
+	// In a journal entry the order between signals is lost, so that of raw frames one entry is not parted: what belongs
+	// together (Collect.Part) is in one entry, since a reader hands it over in one chunk.
+	done := 0
+	cut := func(rest []telemetrypb.Sample, n int) int {
+		if r.head.Lane != telemetrypb.Lane_LANE_RAW {
+			return min(n, len(rest))
+		}
+		i, exact := slices.BinarySearch(ends, done+n)
+		if !exact && i > 0 && ends[i-1] > done {
+			i--
+		}
+		return ends[min(i, len(ends)-1)] - done
 	}
 	if r.damaged > 0 {
 		p.log.Error("journal entries could not be read", "lane", telemetrypb.LaneName(r.head.Lane), "seq", r.head.Seq,
@@ -107,7 +123,7 @@ func (p *Pipeline) sealRecovered(r *recovered) {
 		if !first {
 			r.head.Epoch, r.head.Seq = p.epoch, p.queue.Reserve(r.head.Lane)
 		}
-		bytes, n, err := p.encode(&r.head, samples)
+		bytes, n, err := p.encode(&r.head, samples, cut)
 		if err != nil {
 			p.log.Error("recovered samples could not be encoded", "seq", r.head.Seq, "samples", n, "err", err)
 			p.ledger.Add(telemetrypb.LossReason_LOSS_UNDECODABLE, sourceQueue, unitSamples, uint64(n), err.Error())
@@ -118,6 +134,6 @@ func (p *Pipeline) sealRecovered(r *recovered) {
 			}
 			p.hold(s)
 		}
-		samples = samples[n:]
+		samples, done = samples[n:], done+n
 	}
 }

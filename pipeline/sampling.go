@@ -19,6 +19,7 @@ type policy struct {
 	bandFloat float64 // dead band of floats, in raw units
 	minNS     int64
 	maxNS     int64
+	part      bool // Collect.Part
 }
 
 // everySample: there is nothing to decide.

@@ -49,6 +49,8 @@ type canConfig struct {
 	Time       string   `yaml:"time"`
 	DBC        []string `yaml:"dbc"`
 	J1939      bool     `yaml:"j1939"`
+
+	Record recordConfig `yaml:"record"`
 }
 
 type gpsConfig struct {

@@ -32,6 +32,9 @@ func newFeatures(bus canSettings) []feature {
 	if bus.Interface != "" {
 		list = append(list, &busFeature{bus: bus.Bus})
 	}
+	if bus.Record.on() {
+		list = append(list, &recorder{bus: bus.Bus, wanted: bus.Record})
+	}
 	return list
 }
 

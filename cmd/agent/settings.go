@@ -52,6 +52,7 @@ type canSettings struct {
 	LogBus     string // "" takes every bus of the log
 	DBC        []string
 	J1939      bool
+	Record     recordSettings
 }
 
 type gpsSettings struct {
@@ -184,8 +185,9 @@ func (c *checker) sources(s *settings) {
 			}
 			o.DBC = append(o.DBC, path)
 		}
-		if len(r.DBC) == 0 {
-			c.fail("want at least one DBC file; without one no signal of this bus has a name", at("dbc")...)
+		o.Record = c.record(r.Record, i)
+		if len(r.DBC) == 0 && r.Record == nil {
+			c.fail("want at least one DBC file, without which no signal of this bus has a name, or record: all", at("dbc")...)
 		}
 		s.CAN = append(s.CAN, o)
 	}
@@ -253,7 +255,8 @@ func (c *checker) replay(file string, speed *float64, time, section string, inde
 
 func (c *checker) collect(s *settings) {
 	raw := &c.d.config.Collect
-	if len(raw.Signals) == 0 {
+	recorded := slices.ContainsFunc(s.CAN, func(bus canSettings) bool { return bus.Record.on() })
+	if len(raw.Signals) == 0 && !recorded {
 		c.fail(`collects nothing; name signals, as in "- match: '*'"`, "collect", "signals")
 	}
 	for i, r := range raw.Signals {

@@ -38,6 +38,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 				return nil, fmt.Errorf("bus %s: %w", bus.Bus, err)
 			}
 			for _, m := range db.Messages {
+				if bus.Record.on() && bus.Bus+"."+m.Name == rawMessage(bus.Bus) {
+					return nil, fmt.Errorf("bus %s: %s: message %s has the name of the recorded frames; rename it, or do not record this bus", bus.Bus, file, m.Name)
+				}
 				for _, signal := range m.Signals {
 					entry := db.CatalogueSignal(m, signal)
 					entry.Name = bus.Bus + "." + entry.Name
@@ -64,7 +67,8 @@ func newVehicle(s *settings) (*vehicle, error) {
 		Name: alarmSignal, Type: telemetrypb.ValueType_VALUE_TYPE_STRING, Source: "agent",
 		Comment: "a condition that a person should know of: NAME: text when raised, NAME when cleared",
 	})
-	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, s.Collect...)
+	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, recordCollect(s.CAN)...)
+	collect = append(collect, s.Collect...)
 	var err error
 	if v.selection, err = pipeline.Choose(available, collect, s.Rules...); err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
