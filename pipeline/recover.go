@@ -36,37 +36,73 @@ func (p *Pipeline) Recover(entries []Journal) error {
 	if p.stopped.Load() {
 		return errors.New("pipeline: recovery comes before Run")
 	}
-	found := map[batchKey]*recovered{}
-	var order []batchKey
-	for i := range entries {
-		e := &entries[i]
-		if e.Lane < telemetrypb.Lane_LANE_EVENT || e.Lane > telemetrypb.Lane_LANE_RAW || e.Seq == 0 {
-			return fmt.Errorf("pipeline: a journal entry of lane %d, seq %d is not one of ours", e.Lane, e.Seq)
-		}
-		epoch := e.Epoch
-		if epoch == 0 {
-			epoch = p.epoch
-		}
-		key := batchKey{epoch, e.Lane, e.Seq}
-		r := found[key]
-		if r == nil {
-			r = &recovered{head: telemetrypb.Head{
-				Tenant: p.o.Tenant, Device: p.o.Device, Epoch: epoch, Lane: e.Lane, Seq: e.Seq,
-				BootID: e.BootID, BootCount: e.BootCount, Catalogue: e.Catalogue,
-			}}
-			found[key] = r
-			order = append(order, key)
-		}
-		r.add(e)
+	list, err := gather(entries, p.epoch)
+	if err != nil {
+		return err
 	}
-	for _, key := range order {
-		p.sealRecovered(found[key])
+	for _, r := range list {
+		r.head.Tenant, r.head.Device = p.o.Tenant, p.o.Device
+		p.sealRecovered(r)
 	}
 	if p.prepare(false) {
 		p.call(&p.commit)
 		p.settle(&p.commit)
 	}
 	return nil
+}
+
+// gather sorts journal entries by their batch, in the order in which the batches began.
+func gather(entries []Journal, epoch uint64) ([]*recovered, error) {
+	found := map[batchKey]*recovered{}
+	var list []*recovered
+	for i := range entries {
+		e := &entries[i]
+		if e.Lane < telemetrypb.Lane_LANE_EVENT || e.Lane > telemetrypb.Lane_LANE_RAW || e.Seq == 0 {
+			return nil, fmt.Errorf("pipeline: a journal entry of lane %d, seq %d is not one of ours", e.Lane, e.Seq)
+		}
+		of := e.Epoch
+		if of == 0 {
+			of = epoch
+		}
+		key := batchKey{of, e.Lane, e.Seq}
+		r := found[key]
+		if r == nil {
+			r = &recovered{head: telemetrypb.Head{
+				Epoch: of, Lane: e.Lane, Seq: e.Seq,
+				BootID: e.BootID, BootCount: e.BootCount, Catalogue: e.Catalogue,
+			}}
+			found[key] = r
+			list = append(list, r)
+		}
+		r.add(e)
+	}
+	return list, nil
+}
+
+// Unsealed is what a queue's journal holds of a batch that is not sealed yet.
+type Unsealed struct {
+	Head telemetrypb.Head // without tenant and device
+	// Parts are the samples of each journal entry: its signals ascending, each signal's samples in order. What belongs
+	// together (Collect.Part) is in one of them.
+	Parts   [][]telemetrypb.Sample
+	Damaged int   // entries that could not be read
+	Err     error // why the last of them could not
+}
+
+// ReadJournal reads journal entries as Recover does, for tools that look into a queue.
+func ReadJournal(entries []Journal, epoch uint64) ([]Unsealed, error) {
+	list, err := gather(entries, epoch)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Unsealed, len(list))
+	for i, r := range list {
+		all[i] = Unsealed{Head: r.head, Damaged: r.damaged, Err: r.err}
+		for _, part := range r.parts {
+			all[i].Parts = append(all[i].Parts, part.samples)
+		}
+	}
+	return all, nil
 }
 
 // add takes one more entry of the batch.

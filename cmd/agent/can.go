@@ -18,7 +18,7 @@ import (
 )
 
 func canCommand() *cobra.Command {
-	return cli.Group("can", "Tools for CAN: decode logs, check DBC files, ask interfaces", canDecodeCommand(), canLintCommand(), canStatusCommand())
+	return cli.Group("can", "Tools for CAN: decode logs, check DBC files, ask interfaces, export recorded frames", canDecodeCommand(), canLintCommand(), canExportCommand(), canStatusCommand())
 }
 
 // canDecode is one run of `can decode`.
