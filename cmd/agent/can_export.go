@@ -35,6 +35,7 @@ type canExport struct {
 	known      map[batchIdentity]uint32 // checksum
 	devices    map[*buffer.Queue]string // whose it is
 	batches    int                      // sound ones, of all lanes
+	folders    bool                     // some of the input are folders
 	cached     *payloadFile             // the one whose bytes are held
 	assembler  telemetrypb.CatalogueAssembler
 	first      int64 // --from and --to, ns
@@ -116,7 +117,7 @@ func (e *canExport) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(e.recordings) == 0 && e.rejected == nil && e.batches > 0 {
+	if len(e.recordings) == 0 && e.rejected == nil && (e.folders || e.batches > 0) {
 		e.warn("there are no recorded frames in it; set record: for a bus in the agent's configuration")
 	}
 	return withOutput(cmd, func(out *bufio.Writer) error {

@@ -117,7 +117,7 @@ func (e *canExport) gather(args []string) (closeAll func(), err error) {
 				if err != nil {
 					return closeAll, err
 				}
-				queues = append(queues, q)
+				queues, e.folders = append(queues, q), true
 				if err := e.addQueue(q); err != nil {
 					return closeAll, err
 				}
