@@ -128,11 +128,18 @@ func (p *Pipeline) settle(c *commit) {
 	p.flight, p.underWay = 0, false
 	p.metrics.committed(float64(c.tookNS)/1e9, c.err)
 	for i := range p.lanes {
-		p.lanes[i].flying = 0
+		l := &p.lanes[i]
+		if c.err == nil {
+			l.inherited = max(l.inherited, l.promised)
+		}
+		l.flying, l.promised = 0, 0
 	}
 	for i := range p.uncommitted {
 		s := &p.uncommitted[i]
-		s.keep, s.flying = s.keep || s.flying && c.err == nil, false
+		if c.err == nil {
+			s.keep, s.journaled = s.keep || s.flying, max(s.journaled, s.promised)
+		}
+		s.flying, s.promised = false, 0
 	}
 	if c.err != nil {
 		if !p.failing {

@@ -17,6 +17,7 @@ type lane struct {
 	journaled int // samples[:journaled] are durable in the journal, under seq
 	flying    int // samples[:flying] will be, if the commit under way succeeds; 0: not in it
 	inherited int // samples[:inherited] are durable under the seq of an older batch that is not committed yet
+	promised  int // samples[:promised] will be likewise, if the commit under way succeeds
 	taken     int // samples put in since the metrics were told
 
 	refusing bool // the last sample that is no part of another was refused
@@ -26,6 +27,7 @@ type lane struct {
 type sealed struct {
 	Sealed
 	journaled int  // of its samples, already durable in the journal
+	promised  int  // of its samples, durable under an older batch's seq if the commit under way succeeds
 	keep      bool // some of its samples are in the journal, or it is a control batch: never dropped for want of memory
 	flying    bool // some of its samples are in the journal of the commit under way: not dropped until that is settled
 }
@@ -121,14 +123,16 @@ func (p *Pipeline) sealOne(l *lane) {
 		p.hold(sealed{
 			Sealed:    Sealed{Lane: l.id, Seq: l.seq, Samples: uint32(n), First: first, Last: last, Bytes: bytes},
 			journaled: min(n, max(l.journaled, l.inherited)),
+			promised:  min(n, l.promised),
 			keep:      max(l.journaled, l.inherited) > 0,
-			flying:    l.flying > 0,
+			flying:    max(l.flying, l.promised) > 0,
 		})
 	}
 	rest := copy(l.samples, l.samples[n:])
 	clear(l.samples[rest:]) // lets go of texts
 	l.samples = l.samples[:rest]
-	l.inherited = max(0, max(l.journaled, l.flying, l.inherited)-n)
+	l.inherited = max(0, max(l.journaled, l.inherited)-n)
+	l.promised = max(0, max(l.flying, l.promised)-n)
 	l.seq, l.journaled, l.flying = 0, 0, 0
 	l.since = p.clock.Boot()
 	l.opened = l.high

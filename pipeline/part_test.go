@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -196,6 +197,43 @@ func TestRecoveryPartsNothing(t *testing.T) {
 		p.sealRecovered(r[0])
 		if n, batches := rawBatches(t, p); n != total || batches > len(entries) {
 			t.Fatalf("%d samples in %d batches, want %d in at most %d", n, batches, total, len(entries))
+		}
+	}
+}
+
+// A batch is sealed in several while its journal is on its way to the disk. If the disk then says no, none of it is
+// durable; if it says yes, all of it is, and giving up loses nothing.
+func TestJournalUnderWayOfABatchThatWasCut(t *testing.T) {
+	for _, err := range []error{nil, errors.New("the disk says no")} {
+		p := partPipeline(t, sink{})
+		list := partFrames(120, 4)
+		l := &p.lanes[rawLane]
+		for i := range list {
+			l.limit = 1e6
+			p.sample(&list[i])
+		}
+		p.sealAll(&p.lanes[telemetrypb.Lane_LANE_TELEMETRY])
+		p.uncommitted = nil
+		if !p.prepare(false) {
+			t.Fatal("nothing to commit")
+		}
+		p.sealAll(l)
+		if len(p.uncommitted) < 3 {
+			t.Fatal("not cut")
+		}
+		p.commit.err = err
+		p.settle(&p.commit)
+		p.lastErr = errors.New("the disk says no")
+		_ = p.giveUp()
+		lost, want := 0, 0
+		for _, loss := range p.Ledger().Totals() {
+			lost += int(loss.Count)
+		}
+		if err != nil {
+			want = rawCount(list)
+		}
+		if lost != want {
+			t.Errorf("commit says %v: %d samples in the ledger, want %d", err, lost, want)
 		}
 	}
 }
