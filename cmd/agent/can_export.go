@@ -25,6 +25,7 @@ type canExport struct {
 	buses         []string
 	from, to      string
 	boottime      bool
+	nanoseconds   bool
 	catalogueFile string
 	configFile    string
 
@@ -68,8 +69,9 @@ func canExportCommand() *cobra.Command {
   (1620692699.798000) can0 123#R8
   (1620692699.799000) can0 20000040#0000000000000000
 
-or with --format csv as time,bus,id,ext,fd,flags,len,data. canplayer, Wireshark, python-can and asammdf read candump logs; python-can's
-converter and asammdf make MF4 of them (there is no small Go library that writes it).
+or with --format csv as time,bus,id,ext,fd,flags,len,data. Times have microseconds, as candump's and canplayer's do; the rest is cut off
+unless --nanoseconds is given. For MF4, python-can converts candump logs, given asammdf: can_logconvert drive.log drive.mf4. No Go
+library writes it.
 
 DIR is a queue folder, live or not: its unreleased batches and what its journal holds. It is not locked and not changed. PAYLOAD is what was published, or a file
 of queue export; "-" or nothing is standard input. Several are taken together; a batch that is there twice counts once.
@@ -95,6 +97,7 @@ bus. The exit code is 0 when the input could be read, 1 when it could not, 2 for
 	cmd.Flags().StringVar(&e.from, "from", "", "leave out frames before `TIME`")
 	cmd.Flags().StringVar(&e.to, "to", "", "leave out frames after `TIME`")
 	cmd.Flags().BoolVar(&e.boottime, "boottime", false, "print CLOCK_BOOTTIME, whatever is known of wall time")
+	cmd.Flags().BoolVar(&e.nanoseconds, "nanoseconds", false, "print times to the nanosecond")
 	cmd.Flags().StringVar(&e.catalogueFile, "catalogue", "", "take the catalogue from `FILE`")
 	cmd.Flags().StringVar(&e.configFile, "config", "", "take the catalogue that the configuration `FILE` gives")
 	return cmd
@@ -231,6 +234,9 @@ func (e *canExport) flush(r *recording, before int64, emit func(*waitingFrame, i
 	for n < len(e.waiting) && (e.waiting[n].Time < before || before == math.MaxInt64) {
 		f := &e.waiting[n]
 		if at := e.wall(r, f.Time); at >= e.first && at <= e.last {
+			if !e.nanoseconds {
+				at -= (at%1000 + 1000) % 1000
+			}
 			if err := emit(f, at); err != nil {
 				return fmt.Errorf("writing the result: %w", err)
 			}

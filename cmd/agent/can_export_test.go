@@ -342,6 +342,18 @@ func TestExportOfWhatIsNotWhole(t *testing.T) {
 	}
 }
 
+// Times are cut to what candump prints, unless all of them is asked for.
+func TestExportToTheNanosecond(t *testing.T) {
+	ids := benchIDs()
+	payload := string(rawBatch(t, ids.appendFrame(nil, &can.Frame{Time: 1999, ID: 1})))
+	if stdout, _, _ := runExport(t, payload); stdout != "(1000000000.000001) can0 001#\n" {
+		t.Error(stdout)
+	}
+	if stdout, _, _ := runExport(t, payload, "--nanoseconds", "-"); stdout != "(1000000000.000001999) can0 001#\n" {
+		t.Error(stdout)
+	}
+}
+
 // A batch that was damaged on disk is left out, with a warning that names it, and the others are there.
 func TestExportOfADamagedQueue(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "queue")
