@@ -40,7 +40,9 @@ type Options struct {
 	LossEvery   time.Duration // losses are told at most this often; default 5 s
 	EventEvery  time.Duration // least time between two commits made for events alone; default 100 ms
 
-	BatchBytes  int // a sealed batch is at most this long, unless it is one sample; default 16 KiB
+	// BatchBytes bounds a sealed batch, unless it is one sample with its parts, or what one journal entry held of raw
+	// frames; default 16 KiB.
+	BatchBytes  int
 	CommitBytes int // that many sealed bytes are committed without waiting; default 64 KiB, at most MemoryBytes / 4
 	// MemoryBytes bounds the sealed batches that are not committed; default 4 MiB. Telemetry and raw frames are
 	// refused from 3/4 of it on, so that events still find room; after that they make room for events.

@@ -6,8 +6,8 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
-// Chunk is what a reader hands over at once: the samples of some frames, in the order in which they were taken. Its
-// strings must not alias memory that the reader writes to again.
+// Chunk is what a reader hands over at once: the samples of some frames, in the order in which they were taken. A sample's
+// parts (Collect.Part) follow it at once, in the same chunk. Its strings must not alias memory that the reader writes to again.
 type Chunk struct {
 	Samples []telemetrypb.Sample
 }
