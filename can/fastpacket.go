@@ -35,7 +35,7 @@ func (r *Reassembler) takeFast(f *Frame) *Assembled {
 		return r.beginFast(key, f)
 	}
 	if s == nil {
-		s = r.begin(key, f.Time, timeoutFast, 0)
+		s = r.begin(key, f.ID, f.Time, timeoutFast, 0)
 		r.giveUp(s, ReasonNoBeginning, counter+1)
 		return nil
 	}
@@ -75,7 +75,7 @@ func (r *Reassembler) beginFast(key uint64, f *Frame) *Assembled {
 	if len(data) > 1 {
 		total = int(data[1])
 	}
-	s := r.begin(key, f.Time, timeoutFast, min(total, maxFast))
+	s := r.begin(key, f.ID, f.Time, timeoutFast, min(total, maxFast))
 	if total == 0 || total > maxFast || len(data)-2 < min(fastFirst, total) {
 		r.giveUp(s, ReasonMalformed, 1)
 		return nil
@@ -91,6 +91,6 @@ func (r *Reassembler) beginFast(key uint64, f *Frame) *Assembled {
 // giveUp counts a message as incomplete and keeps its session, so that its further frames, from next on, are known for
 // what they are.
 func (r *Reassembler) giveUp(s *session, why Reason, next int) {
-	r.Incomplete[why].Add(1)
+	r.missed(s.id, why)
 	s.state, s.next = sessionGivenUp, next
 }

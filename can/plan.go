@@ -271,6 +271,13 @@ func (p *Plan) MatchAssembled(a *Assembled) *Message {
 	return nil
 }
 
+// Assembles reports whether a message with this identifier is put together by a Reassembler of the plan when it comes in
+// several frames.
+func (p *Plan) Assembles(id uint32) bool {
+	m := p.lookupExtended(id)
+	return m != nil && m.long
+}
+
 // lookup finds a data frame's message: by the whole identifier, else by PGN, and there by the source address, else the
 // first.
 func (p *Plan) lookup(f *Frame) *planMessage {

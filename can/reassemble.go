@@ -60,6 +60,10 @@ func (i *Incomplete) Drain(report func(why Reason, messages uint64)) {
 // ReassemblerOptions are the choices of a Reassembler.
 type ReassemblerOptions struct {
 	Sessions int // messages that may be under way at once, each up to 1,785 bytes; 0 takes 128
+
+	// OnIncomplete, if set, hears of each message that began and was not assembled, in place of Reassembler.Incomplete.
+	// id is as in Assembled.
+	OnIncomplete func(id uint32, why Reason)
 }
 
 // Reassembler puts messages together that come in several frames: by the transport protocol of J1939, listened to and
@@ -72,6 +76,7 @@ type Reassembler struct {
 	Incomplete Incomplete
 
 	plan     *Plan
+	missed   func(id uint32, why Reason) // counts an incomplete message
 	sessions sessionTable
 	due      int64 // no session is due before, ns
 	latest   int64 // time of the latest frame, ns
@@ -83,7 +88,10 @@ func NewReassembler(p *Plan, o ReassemblerOptions) *Reassembler {
 	if o.Sessions <= 0 {
 		o.Sessions = 128
 	}
-	r := &Reassembler{plan: p}
+	r := &Reassembler{plan: p, missed: o.OnIncomplete}
+	if r.missed == nil {
+		r.missed = func(_ uint32, why Reason) { r.Incomplete[why].Add(1) }
+	}
 	if p.long {
 		r.sessions = newSessionTable(o.Sessions)
 	}
@@ -128,14 +136,14 @@ func (r *Reassembler) End() {
 // drop ends a session. It is counted unless it had been before.
 func (r *Reassembler) drop(s *session, why Reason) {
 	if s.state == sessionOpen {
-		r.Incomplete[why].Add(1)
+		r.missed(s.id, why)
 	}
 	r.sessions.remove(s)
 }
 
-// begin opens a session for a message of so many bytes. When all are taken, the one that is due first has to go, one
+// begin opens a session for the message of an identifier, of so many bytes. When all are taken, the one that is due first has to go, one
 // that is given up before one that may still be completed.
-func (r *Reassembler) begin(key uint64, now int64, timeout time.Duration, total int) *session {
+func (r *Reassembler) begin(key uint64, id uint32, now int64, timeout time.Duration, total int) *session {
 	s := r.sessions.put(key)
 	if s == nil {
 		first := &r.sessions.slots[0]
@@ -147,6 +155,7 @@ func (r *Reassembler) begin(key uint64, now int64, timeout time.Duration, total 
 		r.drop(first, ReasonCrowded)
 		s = r.sessions.put(key)
 	}
+	s.id = id
 	s.resize(total)
 	r.extend(s, now, timeout)
 	return s

@@ -16,7 +16,7 @@ const (
 type session struct {
 	key      uint64
 	deadline int64  // when the next frame must have come, ns
-	id       uint32 // transport protocol: of the message
+	id       uint32 // of the message; of its first frame that came, where they are fast packets
 	next     int    // number of the frame that is expected
 	last     int    // transport protocol: number of the last packet
 	window   int    // transport protocol: number of the last packet that the receiver asked for, 0 before it asks

@@ -97,15 +97,15 @@ func (r *Reassembler) beginTransport(f *Frame, from, to uint8, group uint32) {
 	}
 	total, packets := int(binary.LittleEndian.Uint16(f.Data[1:])), int(f.Data[3])
 	if total < minTransport || packets != (total+packetBytes-1)/packetBytes {
-		r.Incomplete[ReasonMalformed].Add(1)
+		r.missed(id, ReasonMalformed)
 		return
 	}
 	timeout := timeoutT1
 	if to != globalAddress {
 		timeout = timeoutT3
 	}
-	s := r.begin(key, f.Time, timeout, total)
-	s.id, s.next, s.last = id, 1, packets
+	s := r.begin(key, id, f.Time, timeout, total)
+	s.next, s.last = 1, packets
 	if to == globalAddress {
 		s.window = packets
 	}

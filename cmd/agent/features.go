@@ -26,14 +26,23 @@ type tap interface {
 	take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample
 }
 
-// newFeatures makes what a bus offers.
-func newFeatures(bus canSettings) []feature {
+// ender is a tap that holds something back.
+type ender interface {
+	// end is called when the reading ends, of a log or until the interface is back, and appends what was held back.
+	end(dst []telemetrypb.Sample) []telemetrypb.Sample
+}
+
+// newFeatures makes what a bus offers, of which these are the DBC files.
+func newFeatures(bus canSettings, databases []*can.Database) []feature {
 	var list []feature
 	if bus.Interface != "" {
 		list = append(list, &busFeature{bus: bus.Bus})
 	}
 	if bus.Record.on() {
 		list = append(list, &recorder{bus: bus.Bus, wanted: bus.Record})
+	}
+	if speaksJ1939(bus, databases) {
+		list = append(list, &j1939Feature{bus: bus.Bus})
 	}
 	return list
 }

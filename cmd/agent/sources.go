@@ -147,10 +147,10 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 		for i := range buf[:n] {
 			chunk.Samples = c.decode(&buf[i], chunk.Samples)
 		}
-		c.source.Offer(chunk)
 		if err != nil {
-			c.parts.End()
+			chunk.Samples = c.end(chunk.Samples)
 		}
+		c.source.Offer(chunk)
 		c.countUndecodable()
 		if err != nil {
 			return err
@@ -166,6 +166,17 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 	}
 	for _, t := range c.taps {
 		dst = t.take(f, dst)
+	}
+	return dst
+}
+
+// end closes what is under way when the reading ends, and appends what the taps held back.
+func (c *canSource) end(dst []telemetrypb.Sample) []telemetrypb.Sample {
+	c.parts.End()
+	for _, t := range c.taps {
+		if t, ok := t.(ender); ok {
+			dst = t.end(dst)
+		}
 	}
 	return dst
 }
@@ -240,7 +251,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 			}
 		}
 	}
-	c.parts.End()
+	chunk.Samples = c.end(chunk.Samples)
 	if err := flush(); err != nil {
 		return nil
 	}

@@ -32,11 +32,13 @@ func newVehicle(s *settings) (*vehicle, error) {
 	subscribable := make([][]can.Subscription, len(s.CAN)) // by bus, without ids
 	names := make([][]string, len(s.CAN))                  // of the same
 	for i, bus := range s.CAN {
+		var databases []*can.Database
 		for _, file := range bus.DBC {
 			db, err := v.readDBC(file)
 			if err != nil {
 				return nil, fmt.Errorf("bus %s: %w", bus.Bus, err)
 			}
+			databases = append(databases, db)
 			for _, m := range db.Messages {
 				if bus.Record.on() && bus.Bus+"."+m.Name == rawMessage(bus.Bus) {
 					return nil, fmt.Errorf("bus %s: %s: message %s has the name of the recorded frames; rename it, or do not record this bus", bus.Bus, file, m.Name)
@@ -52,7 +54,7 @@ func newVehicle(s *settings) (*vehicle, error) {
 				}
 			}
 		}
-		features := newFeatures(bus)
+		features := newFeatures(bus, databases)
 		for _, f := range features {
 			available = append(available, f.signals()...)
 		}
