@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,6 +153,27 @@ func TestReassembleSessions(t *testing.T) {
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// Who wants to know which messages were not whole hears their identifiers, and counts for himself.
+func TestReassembleOnIncomplete(t *testing.T) {
+	var heard []string
+	r := NewReassembler(longPlan(), ReassemblerOptions{OnIncomplete: func(id uint32, why Reason) { heard = append(heard, fmt.Sprintf("%08X %v", id, why)) }})
+	lines := NewScanner(strings.NewReader("(1.0) a 1CECFF21#200A0002FFE3FE00\n(1.0) a 1CECFF22#200A0009FFCAFE00\n" +
+		"(1.0) a 18EC4221#100A0002FF00D300\n(1.1) a 1CEC2142#FF03FFFFFF00D300\n(1.2) a 0DF80503#A10708090AFFFFFF\n(1.2) a 0DED0203#A007444444444444\n"))
+	for lines.Scan() {
+		f := lines.Frame()
+		f.Time, _ = lines.Time()
+		r.Take(f)
+	}
+	r.End()
+	slices.Sort(heard)
+	want := []string{"0DED0203 the reading ended in it", "0DF80503 the first frame is missing", "18D34221 aborted on the bus",
+		"1CFECA22 malformed", "1CFEE321 the reading ended in it"}
+	if !slices.Equal(heard, want) {
+		t.Errorf("got %q, want %q", heard, want)
+	}
+	r.Incomplete.Drain(func(why Reason, n uint64) { t.Errorf("counted as well: %d: %s", n, why) })
 }
 
 // With all sessions taken the one that waited longest gives way, one that is given up before the others.
