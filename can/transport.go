@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The transport protocol (SAE J1939-21 §5.10, ISO 11783-3 §5.13): messages of 9 to 1,785 bytes in packets of 7. A
+// The transport protocol (SAE J1939-21 §5.10; ISO 11783-3 has the same): messages of 9 to 1,785 bytes in packets of 7. A
 // broadcast (BAM) is announced and sent; between two nodes one asks (RTS) and the other lets packets come (CTS), again
 // where some were lost, and acknowledges. Who listens hears both sides and answers none.
 const (
@@ -24,7 +24,7 @@ const (
 	minTransport  = MaxClassicLen + 1
 )
 
-// Timeouts (SAE J1939-21 §5.10.2.4, ISO 11783-3 §5.13.3). They are those of the two ends, and hold as well for who hears
+// Timeouts (SAE J1939-21 §5.10.2.4 and figures; ISO 11783-3 §5.13.3, by those who implement it). They are those of the two ends, and hold as well for who hears
 // what the ends hear.
 const (
 	timeoutT1 = 750 * time.Millisecond  // from a packet to the next one, when more are to come

@@ -94,6 +94,23 @@ uplink:
 	if !slices.Equal(got, want) || len(rows) != values {
 		t.Errorf("%d messages and %d values in the store, the oracle has %d and %d", len(got), len(rows), len(want), values)
 	}
+	// The nodes behind two addresses, as canboatjs reads their claims, each of which came five times.
+	names := map[string]bool{
+		`{"sa":2,"claimed":true,"name":"C0F0826AE770C8EC","identity":1100012,"manufacturer":1851,"ecu_instance":2,"function_instance":13,` +
+			`"function":130,"system":120,"system_instance":0,"industry_group":4,"arbitrary":true}`: true,
+		`{"sa":4,"claimed":true,"name":"C0F08277E76631CF","identity":405967,"manufacturer":1851,"ecu_instance":7,"function_instance":14,` +
+			`"function":130,"system":120,"system_instance":0,"industry_group":4,"arbitrary":true}`: true,
+	}
+	for _, r := range samples(t, db, "can1.J1939.*") {
+		var text string
+		if err := json.Unmarshal(r.Raw, &text); err != nil || r.Signal != "can1.J1939.Address" || !names[text] {
+			t.Errorf("%+v: %v", r, err)
+		}
+		delete(names, text)
+	}
+	for name := range names {
+		t.Errorf("not in the store: %s", name)
+	}
 	wantWhole(t, db, "boat-1")
 	losses := jsonLines[loss](t, output(t, "fleet", "losses", "--db", db, "--json"))
 	if len(losses) != 1 || losses[0].Source != "can:can1" || losses[0].Unit != "messages" || losses[0].Count != 1 {
