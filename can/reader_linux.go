@@ -52,6 +52,8 @@ type Reader struct {
 	want     int                   // frames to receive
 	received int
 	errno    syscall.Errno
+	down     syscall.Errno // the interface went down; what came before is still to be read
+	final    uint32        // the kernel's count of drops when all of that was read
 
 	stamps stamper
 	lost   uint32 // the kernel's running count of drops
@@ -159,13 +161,36 @@ func (r *Reader) receiveBatch(fd uintptr) bool {
 		switch errno {
 		case unix.EINTR:
 			continue
+		case unix.ENETDOWN, unix.ENODEV:
+			// The kernel tells this ahead of the frames that came before it.
+			if r.down == 0 {
+				r.down = errno
+				continue
+			}
 		case unix.EAGAIN:
+			if r.down != 0 {
+				r.received, r.errno, r.final = 0, r.down, dropsOf(fd)
+				return true
+			}
 			r.stamps.emptied = r.clock.Boot()
 			return false
 		}
 		r.received, r.errno = int(n), errno
 		return true
 	}
+}
+
+// dropsOf is the kernel's running count of drops, which it tells otherwise only beside a frame that came later; 0 where
+// it does not say (before Linux 4.12).
+func dropsOf(fd uintptr) uint32 {
+	var info [unix.SK_MEMINFO_DROPS + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return info[unix.SK_MEMINFO_DROPS]
 }
 
 // Read implements FrameReader. It waits for frames and takes up to 64 at once; it allocates nothing.
@@ -178,7 +203,11 @@ func (r *Reader) Read(dst []Frame) (n int, drops uint64, err error) {
 		return 0, 0, r.waitFailed(err)
 	}
 	if r.errno != 0 {
-		return 0, 0, r.failed("recvmmsg", r.errno)
+		if r.final != 0 {
+			drops, r.lost = uint64(r.final-r.lost), r.final
+			r.stats.drops.Add(drops)
+		}
+		return 0, drops, r.failed("recvmmsg", r.errno)
 	}
 	wall, boot := r.now()
 	for i := range r.received {

@@ -214,6 +214,52 @@ func TestVcanDown(t *testing.T) {
 	}
 }
 
+// What came before an interface went down is read before ErrDown, and what was dropped meanwhile is counted, also with
+// no frame behind it.
+func TestVcanFramesBeforeDown(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{ReceiveBuffer: 128 << 10}), newWriter(t)
+	device, err := candevice.New(vcan(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const count = 1000 // more than there is room for
+	for i := range count {
+		send(t, w, can.Frame{ID: uint32(i), Len: 1})
+	}
+	if err := device.SetDown(); err != nil {
+		if os.Getenv("WAYBILL_VM") == "1" {
+			t.Fatal(err)
+		}
+		t.Skipf("cannot set %s down: %v; test/vm runs this in a guest kernel", vcan(t), err)
+	}
+	defer func() {
+		if err := can.BringUp(vcan(t), can.LinkOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	buf := make([]can.Frame, 64)
+	dropped := uint64(0)
+	for got := 0; ; {
+		n, drops, err := r.Read(buf)
+		dropped += drops
+		for _, f := range buf[:n] {
+			if f.ID != uint32(got) {
+				t.Errorf("frame %d has the identifier %d", got, f.ID)
+			}
+			got++
+		}
+		if err != nil {
+			if got <= len(buf) || dropped == 0 || got+int(dropped) != count || !errors.Is(err, can.ErrDown) {
+				t.Errorf("%d frames and %d drops of %d, then %v", got, dropped, count, err)
+			}
+			if s := r.Stats(); s.Drops != dropped {
+				t.Errorf("the statistics say %d drops, Read said %d", s.Drops, dropped)
+			}
+			return
+		}
+	}
+}
+
 func TestOpenWithoutInterface(t *testing.T) {
 	if _, err := can.Open("nosuchcan", can.ReaderOptions{}); !errors.Is(err, can.ErrDown) {
 		t.Errorf("Open answered %v, want ErrDown", err)
