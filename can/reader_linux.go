@@ -76,7 +76,7 @@ const controlSize = 256
 const timestampingFlags = unix.SOF_TIMESTAMPING_RX_SOFTWARE | unix.SOF_TIMESTAMPING_SOFTWARE |
 	unix.SOF_TIMESTAMPING_RX_HARDWARE | unix.SOF_TIMESTAMPING_RAW_HARDWARE
 
-// Open opens a CAN interface for reading. An interface that is not there or down is an ErrDown, now or at the first Read.
+// Open opens a CAN interface for reading. An interface that is not there or down is an ErrDown.
 func Open(name string, o ReaderOptions) (*Reader, error) {
 	if o.Clock == nil {
 		o.Clock = clock.System{}
@@ -89,6 +89,10 @@ func Open(name string, o ReaderOptions) (*Reader, error) {
 	}
 	s, err := openSocket(name, func(fd int) error { return configureReader(fd, name, o) })
 	if err != nil {
+		return nil, err
+	}
+	if err := s.pending(); err != nil {
+		_ = s.close()
 		return nil, err
 	}
 	r := &Reader{socket: s, bus: o.Bus, clock: o.Clock}

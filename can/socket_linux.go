@@ -57,6 +57,24 @@ func openSocket(name string, configure func(fd int) error) (*socket, error) {
 	return s, nil
 }
 
+// pending is the error that the kernel keeps for the next read: binding to an interface that is down leaves one.
+func (s *socket) pending() error {
+	var errno int
+	err := s.raw.Control(func(fd uintptr) {
+		var failed error
+		if errno, failed = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); failed != nil {
+			errno = 0 // a read tells
+		}
+	})
+	if err == nil && errno != 0 {
+		err = syscall.Errno(errno)
+	}
+	if err != nil {
+		return s.failed("bind", err)
+	}
+	return nil
+}
+
 // failed wraps the error of a system call on the socket.
 func (s *socket) failed(call string, err error) error {
 	wrapped := os.NewSyscallError(call, err)

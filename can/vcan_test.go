@@ -196,13 +196,8 @@ func TestVcanDown(t *testing.T) {
 	if err := w.Send(t.Context(), &f); !errors.Is(err, can.ErrDown) {
 		t.Errorf("Send answered %v, want ErrDown", err)
 	}
-	down, err := can.Open(vcan(t), can.ReaderOptions{})
-	if err == nil {
-		_, _, err = down.Read(make([]can.Frame, 1))
-		_ = down.Close()
-	}
-	if !errors.Is(err, can.ErrDown) {
-		t.Errorf("a reader opened on an interface that is down answers %v, want ErrDown", err)
+	if _, err = can.Open(vcan(t), can.ReaderOptions{}); !errors.Is(err, can.ErrDown) {
+		t.Errorf("Open of an interface that is down answers %v, want ErrDown", err)
 	}
 	if err := can.BringUp(vcan(t), can.LinkOptions{Bitrate: 500000}); err != nil {
 		t.Fatal(err)

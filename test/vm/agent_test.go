@@ -176,8 +176,24 @@ func checkQueue(t *testing.T, dir string, sent map[string][]stamped) {
 	}
 }
 
-// readQueue returns all samples of a queue by signal name, in the queue's order.
+// readQueue returns all samples of a queue by signal name, in the queue's order. There is to be no loss in it.
 func readQueue(t *testing.T, dir string) map[string][]stamped {
+	t.Helper()
+	c := readContent(t, dir)
+	for _, loss := range c.losses {
+		t.Errorf("a loss in the ledger: %v", loss)
+	}
+	return c.signals
+}
+
+// content is what a queue holds, in its order.
+type content struct {
+	signals map[string][]stamped // of the telemetry lane, by name
+	events  map[string][]string  // texts of the event lane, by name
+	losses  []*telemetrypb.Loss
+}
+
+func readContent(t *testing.T, dir string) content {
 	t.Helper()
 	queue, err := buffer.Open(dir, buffer.Options{ReadOnly: true})
 	if err != nil {
@@ -187,6 +203,7 @@ func readQueue(t *testing.T, dir string) map[string][]stamped {
 	if !queue.CleanStop() {
 		t.Error("the queue was not closed properly")
 	}
+	c := content{signals: map[string][]stamped{}, events: map[string][]string{}}
 	var assembler telemetrypb.CatalogueAssembler
 	catalogues := map[string]*telemetrypb.Catalogue{}
 	eachBatch(t, queue, telemetrypb.Lane_LANE_CONTROL, func(v telemetrypb.BatchView) {
@@ -203,23 +220,29 @@ func readQueue(t *testing.T, dir string) map[string][]stamped {
 				catalogues[string(hash[:])] = catalogue
 			}
 			if loss := record.GetLoss(); loss != nil {
-				t.Errorf("a loss in the ledger: %v", loss)
+				c.losses = append(c.losses, loss)
 			}
 		}
 	})
-	signals := map[string][]stamped{}
-	eachBatch(t, queue, telemetrypb.Lane_LANE_TELEMETRY, func(v telemetrypb.BatchView) {
-		samples, err := v.Samples(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		catalogue := only(t, catalogues)
-		for _, s := range samples {
-			name := catalogue.Signal(s.Signal).GetName()
-			signals[name] = append(signals[name], stamped{s.Time, int64(s.Bits)})
-		}
+	each := func(lane telemetrypb.Lane, visit func(name string, s telemetrypb.Sample)) {
+		eachBatch(t, queue, lane, func(v telemetrypb.BatchView) {
+			samples, err := v.Samples(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			catalogue := only(t, catalogues)
+			for _, s := range samples {
+				visit(catalogue.Signal(s.Signal).GetName(), s)
+			}
+		})
+	}
+	each(telemetrypb.Lane_LANE_TELEMETRY, func(name string, s telemetrypb.Sample) {
+		c.signals[name] = append(c.signals[name], stamped{s.Time, int64(s.Bits)})
 	})
-	return signals
+	each(telemetrypb.Lane_LANE_EVENT, func(name string, s telemetrypb.Sample) {
+		c.events[name] = append(c.events[name], s.Str)
+	})
+	return c
 }
 
 func eachBatch(t *testing.T, queue *buffer.Queue, lane telemetrypb.Lane, visit func(telemetrypb.BatchView)) {
