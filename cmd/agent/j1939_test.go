@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -412,4 +413,18 @@ func TestFaultsText(t *testing.T) {
 			t.Errorf("%s: %s, %v, want %s", head, text, err, want)
 		}
 	}
+}
+
+// Whatever comes, the texts are JSON that can be sent.
+func FuzzJ1939Texts(f *testing.F) {
+	f.Add([]byte("\x04\x00\xB8\x04\x03\x0A\xFF\xFF"))
+	f.Add(bytes.Repeat([]byte{0xFE}, 1782))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		for _, g := range j1939Groups {
+			text, err := g.text(7, payload[:min(len(payload), g.length)])
+			if err == nil && (!json.Valid([]byte(text)) || len(text) > 8<<10) {
+				t.Errorf("%s: %d bytes: %s", g.signal, len(text), text)
+			}
+		}
+	})
 }
