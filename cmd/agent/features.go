@@ -26,10 +26,13 @@ type tap interface {
 	take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample
 }
 
-// ender is a tap that holds something back.
-type ender interface {
+// changeTap is a tap that tells what changed, and may hold some of it back.
+type changeTap interface {
+	tap
 	// end is called when the reading ends, of a log or until the interface is back, and appends what was held back.
 	end(dst []telemetrypb.Sample) []telemetrypb.Sample
+	// lost is called when samples did not get through: what the tap told last has to be told again.
+	lost()
 }
 
 // newFeatures makes what a bus offers, of which these are the DBC files.

@@ -126,7 +126,25 @@ func (t *j1939Tap) tell(now int64, to *pipeline.Source) {
 	}
 	chunk := to.Chunk()
 	chunk.Samples = t.flush(now, chunk.Samples)
-	to.Offer(chunk)
+	if !to.Offer(chunk) {
+		t.lost()
+	}
+}
+
+// lost makes everything that was heard be told again, each within j1939Every.
+func (t *j1939Tap) lost() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	due := int64(math.MaxInt64)
+	for group := range t.heard {
+		for _, h := range t.heard[group] {
+			if h != nil {
+				h.kept = true
+				due = min(due, h.slot+j1939Every)
+			}
+		}
+	}
+	t.due.Store(due)
 }
 
 // end counts the messages under way and tells what is kept, due or not.

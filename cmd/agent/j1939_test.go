@@ -353,6 +353,31 @@ func TestJ1939TapOnASilentBus(t *testing.T) {
 	}
 }
 
+// A sample that was lost on its way is made again, though nobody says anything new.
+func TestJ1939TapTellsAgainWhatWasLost(t *testing.T) {
+	heard, pipe, _ := newTap(t, "*.J1939.*")
+	c := &canSource{source: pipe.Source("can:can0", 1), taps: []tap{heard}}
+	f := can.Frame{ID: 0x18FECA21, Flags: can.FlagExtended, Len: 8, Data: [64]byte{4, 0xFF, 1, 0, 1, 1}, Time: 5e9}
+	first := heard.take(&f, nil)
+	for range 2 { // the first fills the source
+		chunk := c.source.Chunk()
+		chunk.Samples = append(chunk.Samples, first...)
+		c.offer(chunk)
+	}
+	f.Time = 5.9e9
+	if early := heard.take(&f, nil); len(early) != 0 {
+		t.Errorf("again after 0.9 s: %v", early)
+	}
+	f.Time = 6e9
+	if again := heard.take(&f, nil); !slices.Equal(again, first) {
+		t.Errorf("got %v, want %v", again, first)
+	}
+	f.Time = 9e9
+	if more := heard.take(&f, nil); len(more) != 0 {
+		t.Errorf("and again: %v", more)
+	}
+}
+
 // Every address has its place, and what does not change costs nothing: frames, broadcasts and claims.
 func TestJ1939TapAllocatesNothing(t *testing.T) {
 	tap, _, _ := newTap(t, "can0.J1939.ActiveFaults", "can0.J1939.PreviousFaults", "can0.J1939.Address")

@@ -150,7 +150,7 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 		if err != nil {
 			chunk.Samples = c.end(chunk.Samples)
 		}
-		c.source.Offer(chunk)
+		c.offer(chunk)
 		c.countUndecodable()
 		if err != nil {
 			return err
@@ -174,11 +174,23 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 func (c *canSource) end(dst []telemetrypb.Sample) []telemetrypb.Sample {
 	c.parts.End()
 	for _, t := range c.taps {
-		if t, ok := t.(ender); ok {
+		if t, ok := t.(changeTap); ok {
 			dst = t.end(dst)
 		}
 	}
 	return dst
+}
+
+// offer hands a chunk over, or loses it: then what it held has to be told again.
+func (c *canSource) offer(chunk *pipeline.Chunk) {
+	if c.source.Offer(chunk) {
+		return
+	}
+	for _, t := range c.taps {
+		if t, ok := t.(changeTap); ok {
+			t.lost()
+		}
+	}
 }
 
 // countUndecodable moves the counts of frames that were too short, and of messages that were not whole, into the ledger.
@@ -199,7 +211,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 	chunk := c.source.Chunk()
 	flush := func() error {
 		if c.Replay.Time == "receipt" {
-			c.source.Offer(chunk)
+			c.offer(chunk)
 		} else if err := c.source.Send(ctx, chunk); err != nil {
 			return err // told to stop
 		}
