@@ -69,12 +69,16 @@ func (j *j1939Feature) choose(id func(name string) (uint32, bool)) {
 }
 
 func (j *j1939Feature) attach(bus *canSource) (tap, []reader) {
+	t := &j1939Tap{ids: j.ids, source: bus.lossName(), ledger: bus.pipe.Ledger()}
+	t.due.Store(math.MaxInt64)
 	var subscriptions []can.Subscription
 	for i, id := range j.ids {
+		t.pgns[i] = noPGN
 		if id == 0 {
 			continue
 		}
 		g := j1939Groups[i]
+		t.pgns[i] = g.pgn
 		const priority, anySource = 6 << 26, 0xFE // the identifier stands for its PGN only
 		subscriptions = append(subscriptions, can.Subscription{Message: &can.Message{
 			Name: g.signal, ID: priority | g.pgn<<8 | anySource, Extended: true, J1939: true, Length: g.length,
@@ -83,14 +87,16 @@ func (j *j1939Feature) attach(bus *canSource) (tap, []reader) {
 	if subscriptions == nil {
 		return nil, nil
 	}
-	t := &j1939Tap{ids: j.ids, plan: can.Compile(subscriptions, can.PlanOptions{}), source: bus.lossName(), ledger: bus.pipe.Ledger()}
+	t.plan = can.Compile(subscriptions, can.PlanOptions{})
+	for _, f := range t.plan.Filters() {
+		t.format[uint8(f.ID>>16)] = true
+	}
 	t.parts = can.NewReassembler(t.plan, can.ReassemblerOptions{OnIncomplete: func(id uint32, why can.Reason) {
 		// What the bus's own plan puts together as well, it counts as well.
 		if !bus.plan.Assembles(id) {
 			t.ledger.Add(telemetrypb.LossReason_LOSS_UNDECODABLE, t.source, "messages", 1, why.String())
 		}
 	}})
-	t.due.Store(math.MaxInt64)
 	if bus.Replay != nil {
 		return t, nil // its clock is that of its frames
 	}

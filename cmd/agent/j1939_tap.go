@@ -18,15 +18,20 @@ import (
 // The bus's goroutine calls it; tell alone is for another one.
 type j1939Tap struct {
 	ids    [len(j1939Groups)]uint32
-	plan   *can.Plan        // of the groups
-	parts  *can.Reassembler // of the plan
-	source string           // what the ledger calls the bus
+	pgns   [len(j1939Groups)]uint32 // of those that are collected, else noPGN
+	format [256]bool                // PDU formats that are of interest: the groups' own and the transport protocol's
+	plan   *can.Plan                // of the groups
+	parts  *can.Reassembler         // of the plan
+	source string                   // what the ledger calls the bus
 	ledger *pipeline.Ledger
 	due    atomic.Int64 // when the first payload that is kept may be told, frame time, ns; math.MaxInt64: none is kept
 
 	mu    sync.Mutex // guards what follows
 	heard [len(j1939Groups)][256]*j1939Heard
 }
+
+// noPGN is none that an identifier can have.
+const noPGN = math.MaxUint32
 
 // j1939Heard is what one source address said last of one group.
 type j1939Heard struct {
@@ -42,7 +47,7 @@ func (t *j1939Tap) take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sa
 	if f.Time >= t.due.Load() {
 		dst = t.flush(f.Time, dst)
 	}
-	if f.Flags != can.FlagExtended {
+	if f.Flags != can.FlagExtended || !t.format[uint8(f.ID>>16)] {
 		return dst
 	}
 	if whole := t.parts.Take(f); whole != nil {
@@ -54,8 +59,8 @@ func (t *j1939Tap) take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sa
 // hear takes a whole payload, of any group.
 func (t *j1939Tap) hear(id uint32, time int64, payload []byte, dst []telemetrypb.Sample) []telemetrypb.Sample {
 	pgn := can.PGN(id)
-	for group := range t.heard {
-		if j1939Groups[group].pgn == pgn && t.ids[group] != 0 {
+	for group := range t.pgns {
+		if t.pgns[group] == pgn {
 			return t.compare(group, can.SourceAddress(id), time, payload, dst)
 		}
 	}
