@@ -34,7 +34,11 @@ func (a *agent) openUplink() error {
 			if boot != a.boot.ID {
 				return nil
 			}
-			return a.keeper.Record()
+			record := a.keeper.Record()
+			if len(record.Anchors) == 0 {
+				return nil // a replay that has read nothing yet: no store takes a record that says nothing
+			}
+			return record
 		},
 		Catalogue: func(short [16]byte) *telemetrypb.Catalogue {
 			if short != a.vehicle.selection.ShortHash() {
