@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,20 @@ var transfers = []transfer{
 // many messages as the receivers wrote, every byte of them, though it only listens.
 func TestAgentHearsWhatTheKernelsJ1939Sends(t *testing.T) {
 	agent := Build(t, "amd64", "build", "./cmd/agent")
+	// A busy host may hold the guest up for longer than a listener waits for the next packet: such a run proves nothing.
+	for range 4 {
+		gap := kernelSends(t, agent)
+		if gap < 700*time.Millisecond {
+			return
+		}
+		t.Logf("the guest was held up for %v within a message: again", gap)
+	}
+	t.Error("the machine is too busy for this test")
+}
+
+// kernelSends is one run. It returns the longest time between two frames of a message; from 700 ms on nothing is compared.
+func kernelSends(t *testing.T, agent string) time.Duration {
+	t.Helper()
 	dir := t.TempDir()
 	write := func(name string, text []byte) {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
@@ -76,14 +91,16 @@ data_dir: data
 can: [{bus: can0, interface: vcan0, dbc: [j.dbc]}]
 collect: {signals: [{match: "can0.M*", sample: every}]}
 `))
-	script := strings.NewReplacer("J1939CAT", deps.CanUtils(t, "j1939cat").Path, "AGENT", agent).Replace(`set -u
+	script := strings.NewReplacer("J1939CAT", deps.CanUtils(t, "j1939cat").Path, "AGENT", agent,
+		"CANDUMP", deps.CanUtils(t, "candump").Path).Replace(`set -u
 receivers= senders=
+CANDUMP -L -r 4194304 vcan0 >dump.log & dump=$!
 AGENT run -c agent.yaml 2>agent.log & agent=$!
 until grep -qE "^ +vcan0 " /proc/net/can/rcvlist_fil; do sleep 0.1; done
 ` + receivers.String() + `sleep 0.5
 ` + senders.String() + `wait $senders
 sleep 0.5
-kill $receivers
+kill $receivers $dump
 kill -TERM $agent
 wait $agent
 `)
@@ -91,6 +108,10 @@ wait $agent
 	log, _ := os.ReadFile(filepath.Join(dir, "agent.log"))
 	if r.Exit != 0 {
 		t.Fatalf("exit code %d; the guest said:\n%s\nthe agent said:\n%s", r.Exit, r.Output, log)
+	}
+	gap := longestGap(t, filepath.Join(dir, "dump.log"))
+	if gap >= 700*time.Millisecond {
+		return gap
 	}
 	queue := readQueue(t, filepath.Join(dir, "data", "queue"))
 	for i, x := range transfers {
@@ -106,7 +127,34 @@ wait $agent
 	if t.Failed() {
 		t.Logf("the agent said:\n%s", log)
 	}
-	t.Logf("%v in all", r.Total.Round(time.Millisecond))
+	t.Logf("%v in all; the longest gap within a message took %v", r.Total.Round(time.Millisecond), gap)
+	return gap
+}
+
+// longestGap is the longest time between two frames of one message by the transport protocol in a candump log.
+func longestGap(t *testing.T, name string) (longest time.Duration) {
+	t.Helper()
+	log, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := map[string]time.Duration{} // by the two addresses
+	for _, m := range regexp.MustCompile(`(?m)^\((\d+)\.(\d{6})\) vcan0 ..(E[BC])(..)(..)#(..)`).FindAllStringSubmatch(string(log), -1) {
+		at, err := time.ParseDuration(m[1] + "." + m[2] + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair := min(m[4], m[5]) + max(m[4], m[5])
+		begins := m[3] == "EC" && (m[6] == "10" || m[6] == "20") // RTS, BAM
+		if last, ok := before[pair]; ok && !begins {
+			longest = max(longest, at-last)
+		}
+		before[pair] = at
+	}
+	if len(before) == 0 {
+		t.Fatal("candump saw no packets")
+	}
+	return longest
 }
 
 // width is the number of bytes of the signal that begins at a byte.
