@@ -186,8 +186,8 @@ func (c *checker) sources(s *settings) {
 			o.DBC = append(o.DBC, path)
 		}
 		o.Record = c.record(r.Record, i)
-		if len(r.DBC) == 0 && r.Record == nil {
-			c.fail("want at least one DBC file, without which no signal of this bus has a name, or record: all", at("dbc")...)
+		if len(r.DBC) == 0 && r.Record == nil && !r.J1939 {
+			c.fail("want at least one DBC file, without which no signal of this bus has a name, or record: all, or j1939: true for its trouble codes alone", at("dbc")...)
 		}
 		s.CAN = append(s.CAN, o)
 	}
