@@ -27,6 +27,7 @@ spec() {
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
     kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
     cantools)     echo "pip cantools==45.1.0 can-isotp==2.0.7 udsoncan==1.26.1 py-obdii==0.10.5b0" ;;
+    dbc-files)    echo "sdist cantools==45.1.0 opendbc==0.3.1 canmatrix==1.3.3" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     strace)       echo "closure strace" ;;
     shellcheck)   echo "closure shellcheck" ;;
@@ -123,6 +124,18 @@ fetch() { # GROUP DEST
       make_python "$dest"
       "$dest/python3" -m pip install --quiet --no-warn-script-location --disable-pip-version-check --root-user-action ignore \
         --target "$dest/site" "${names[@]}" >&2
+      ;;
+    sdist) # of packages' sources, the DBC files that they hold
+      make_python "$dest"
+      local name archive
+      for name in "${names[@]}"; do
+        "$dest/python3" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "${name%%=*}" --dest "$dest/archives" "$name" >&2
+      done
+      for archive in "$dest"/archives/*.tar.gz; do
+        tar -xzf "$archive" -C "$dest" --no-same-owner --wildcards '*.[dD][bB][cC]'
+      done
+      find "$dest" ! -type d ! -iname '*.dbc' -delete
+      find "$dest" -depth -type d -empty -delete
       ;;
   esac
   # A compiler that is not where it was made for wants telling where its headers are. Its C library must not serve the
