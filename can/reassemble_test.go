@@ -342,7 +342,8 @@ func readFrames(t testing.TB, log string) []Frame {
 	return frames
 }
 
-// Any frames whatever: no panic, no message of a length that cannot be, and every session is accounted for.
+// Any frames whatever: no panic, every message as long as its first frame announced it, no more memory than the sessions
+// have, and every session accounted for.
 func FuzzReassemble(f *testing.F) {
 	pack := func(frames []Frame) (packed []byte) {
 		for _, frame := range frames {
@@ -368,6 +369,7 @@ func FuzzReassemble(f *testing.F) {
 		plan := longPlan()
 		r := NewReassembler(plan, ReassemblerOptions{Sessions: 4})
 		now := int64(0)
+		announced := map[uint64]int{} // bytes, by sender, and by receiver or number of the message
 		var samples []telemetrypb.Sample
 		for ; len(packed) >= 13; packed = packed[13:] {
 			now += int64(int8(packed[3])) * 10e6
@@ -383,9 +385,26 @@ func FuzzReassemble(f *testing.F) {
 				frame.ID |= 0x0DED0000
 			}
 			copy(frame.Data[:], packed[5:13])
+			group, fast := frame.ID>>16, uint64(frame.ID)<<8|uint64(frame.Data[0]>>5)
+			switch transport := uint64(frame.ID) & 0xFFFF; {
+			case group == 0x1CEC && (frame.Data[0] == controlRTS || frame.Data[0] == controlBAM):
+				announced[transport] = int(frame.Data[1]) | int(frame.Data[2])<<8
+			case group == 0x1CEB:
+				fast = transport
+			case group == 0x0DF8 && frame.Data[0]&fastCounter == 0:
+				announced[fast] = int(frame.Data[1])
+			}
 			m := r.Take(&frame)
+			for i := range r.sessions.slots {
+				if n := cap(r.sessions.slots[i].data); n > maxTransport {
+					t.Fatalf("session %d holds %d bytes", i, n)
+				}
+			}
 			if m == nil {
 				continue
+			}
+			if want := announced[fast]; len(m.Data) != want {
+				t.Fatalf("%d bytes, where %d were announced", len(m.Data), want)
 			}
 			if len(m.Data) == 0 || len(m.Data) > maxTransport || m.Time != now || plan.MatchAssembled(m) == nil {
 				t.Fatalf("%+v", m)
