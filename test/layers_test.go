@@ -2,10 +2,11 @@
 package test
 
 import (
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 const module = "github.com/waybill-telematics/waybill"
@@ -86,7 +87,7 @@ func TestLayers(t *testing.T) {
 // dependencies maps each package of this module, by its folder, to all that it links, directly or not.
 func dependencies(t *testing.T) map[string][]string {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, module+"/...")
+	cmd := deps.Go(t, "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, module+"/...")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -172,8 +172,7 @@ func sameNumber(got, want json.RawMessage) bool {
 func buildAgent(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent")
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/agent")
-	cmd.Dir = deps.Root(t)
+	cmd := deps.Go(t, "build", "-o", path, "./cmd/agent")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, text)
 	}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/waybill-telematics/waybill/test/deps"
 )
 
 // programs holds the built binaries of this run.
@@ -53,6 +55,7 @@ type process struct {
 // start runs a program of ours and hands each line of its standard error to watch, which may be nil.
 func start(t testing.TB, watch func(line string), name string, args ...string) *process {
 	t.Helper()
+	deps.Watch(t)
 	p := &process{t: t, name: name, cmd: exec.Command(filepath.Join(programs, name), args...), done: make(chan struct{})}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := p.cmd.StderrPipe()
@@ -142,6 +145,7 @@ func startFleet(t testing.TB, broker, db string, args ...string) *process {
 // output runs a program to its end and returns its standard output.
 func output(t testing.TB, name string, args ...string) []byte {
 	t.Helper()
+	deps.Watch(t)
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(programs, name), args...)
 	cmd.Stderr = &stderr

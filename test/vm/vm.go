@@ -187,8 +187,7 @@ func Build(t testing.TB, goarch string, verb, pkg string, flags ...string) strin
 	if verb == "test" {
 		args = append(args, "-c")
 	}
-	cmd := exec.Command("go", append(append(args, flags...), "-o", out, pkg)...)
-	cmd.Dir = deps.Root(t)
+	cmd := deps.Go(t, append(append(args, flags...), "-o", out, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch, "GOARM=7")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, text)
