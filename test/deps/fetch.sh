@@ -21,6 +21,7 @@ spec() {
     uml)          echo "download user-mode-linux" ;;
     can-utils)    echo "closure can-utils" ;;
     iproute2)     echo "closure iproute2" ;;
+    can-utils-arm64) echo "foreign arm64 can-utils libc6" ;;
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
@@ -109,6 +110,13 @@ fetch() { # GROUP DEST
   case $kind in
     download) with_lists get_packages "${names[@]}"; unpack "$dest" ;;
     closure)  with_lists get_closure "${names[@]}"; unpack "$dest" ;;
+    foreign) # of another architecture, for a guest that has nothing
+      foreign=${names[0]}
+      [ "$foreign" != "$(dpkg --print-architecture)" ] || foreign=''
+      names=("${names[@]:1}")
+      with_lists get_packages "${names[@]/%/${foreign:+:$foreign}}"
+      unpack "$dest"
+      ;;
     kernel)
       foreign=${names[0]}
       [ "$foreign" != "$(dpkg --print-architecture)" ] || foreign=''
@@ -151,6 +159,7 @@ END
   fi
   # What no test needs is most of some packages.
   case $group in
+    can-utils-arm64) rm -rf "${dest:?}/etc" "$dest"/usr/lib/*/gconv ;;
     qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;
     kernel-*)
       find "$dest" -name '*.ko*' ! -path '*/net/can/*' -delete
