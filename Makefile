@@ -12,6 +12,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 3s
+TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 .DEFAULT_GOAL := build
 .PHONY: help build cross check test test-arm test-system fuzz torture demo bench lint proto clean
@@ -47,9 +48,8 @@ test-system: cross ## whole systems, some under emulated hardware
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s
 
-torture: ## what takes hours: long fuzzing and every test many times over
-	.ci/fuzz 10m
-	$(RACE) -skip '^TestVcan' -count 20 -timeout 6h ./...
+torture: ## what takes hours: long fuzzing, every test many times over; goes on where it was, TORTURE_TIME=1m shortens
+	TORTURE_TIME=$(TORTURE_TIME) .ci/torture
 
 demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
 	DEMO_SECONDS=$(DEMO_SECONDS) go run ./test/demo

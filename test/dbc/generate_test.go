@@ -12,21 +12,16 @@ import (
 )
 
 // TestGeneratedFiles compares the two on files that nobody has seen: random layouts in all that the language knows, in
-// the spellings that are found in the wild. WAYBILL_DBC_FILES asks for more of them; the first ones are always the same.
+// the spellings that are found in the wild. The files are always the same; WAYBILL_DBC_FILES asks for more of them, and
+// WAYBILL_DBC_FIRST for others.
 func TestGeneratedFiles(t *testing.T) {
-	count := 12
-	if text := os.Getenv("WAYBILL_DBC_FILES"); text != "" {
-		var err error
-		if count, err = strconv.Atoi(text); err != nil || count < 1 {
-			t.Fatalf("WAYBILL_DBC_FILES=%s: want a number of files", text)
-		}
-	}
+	start, count := environment(t, "WAYBILL_DBC_FIRST", 0), environment(t, "WAYBILL_DBC_FILES", 12)
 	agent, dir := buildAgent(t), t.TempDir()
 	const atOnce = 25
 	frames := 0
-	for first := 0; first < count; first += atOnce {
+	for first := start; first < start+count; first += atOnce {
 		var files []string
-		for seed := first; seed < min(first+atOnce, count); seed++ {
+		for seed := first; seed < min(first+atOnce, start+count); seed++ {
 			path := filepath.Join(dir, fmt.Sprintf("seed%d.dbc", seed))
 			if err := os.WriteFile(path, generate(uint64(seed)), 0o600); err != nil {
 				t.Fatal(err)
@@ -47,6 +42,20 @@ func TestGeneratedFiles(t *testing.T) {
 	if frames < 300*count {
 		t.Errorf("only %d frames were compared", frames)
 	}
+}
+
+// environment is a number that a variable may hold.
+func environment(t *testing.T, name string, without int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return without
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		t.Fatalf("%s=%s: want a number of files", name, text)
+	}
+	return n
 }
 
 // keep copies files to where they outlive the test.
