@@ -13,10 +13,10 @@ func (p *parser) check() {
 		}
 		for _, s := range m.Signals {
 			if need := s.lastByte(); need > m.Length {
-				p.warn(s.Line, SeverityWarning, "SG_ %s needs %d bytes, message %s has %d", s.Name, need, m.Name, m.Length)
+				p.warn(s.Line, SeverityWarning, "SG_ %s of %s ends in byte %d and the message has %d; only longer frames have the signal", s.Name, m.Name, need, m.Length)
 			}
 			if s.Min > s.Max {
-				p.warn(s.Line, SeverityNote, "SG_ %s: the minimum %v is above the maximum %v", s.Name, s.Min, s.Max)
+				p.warn(s.Line, SeverityNote, "SG_ %s: the minimum %v is above the maximum %v; no value depends on them", s.Name, s.Min, s.Max)
 			}
 			p.checkRanges(s)
 		}
@@ -51,7 +51,7 @@ func (p *parser) checkOverlaps(m *Message) {
 			}
 			for _, other := range owner[place] {
 				if together(s, other) {
-					p.warn(s.Line, SeverityNote, "SG_ %s of %s shares bits with %s", s.Name, m.Name, other.Name)
+					p.warn(s.Line, SeverityNote, "SG_ %s of %s shares bits with %s; both are read", s.Name, m.Name, other.Name)
 					break bits
 				}
 			}

@@ -36,7 +36,15 @@ type parser struct {
 	comments []reference
 	attrs    []reference
 	senders  []reference
+	rejected map[rejectedName]bool
 	dropped  int
+}
+
+// rejectedName is a message, or with a name a signal, that was left out and reported: what else the file says of it is
+// worth no word.
+type rejectedName struct {
+	id     uint32 // as the file writes it
+	signal string
 }
 
 // signalName is what statements name a signal by.
@@ -70,8 +78,9 @@ func ParseDBC(file []byte) *Database {
 			Attributes:  map[string]Attribute{},
 			Hash:        sha256.Sum256(file),
 		},
-		byID:   map[uint32][]*Message{},
-		byName: map[signalName][]*Signal{},
+		byID:     map[uint32][]*Message{},
+		byName:   map[signalName][]*Signal{},
+		rejected: map[rejectedName]bool{},
 	}
 	for p.statement() {
 	}
@@ -281,6 +290,7 @@ func (p *parser) messageHead(line int) {
 	}
 	if name == "" {
 		p.warn(line, SeverityError, "BO_ %d: no name; the message is left out", id)
+		p.rejected[rejectedName{id: id}] = true
 		p.toLineEnd()
 		return
 	}
@@ -291,6 +301,7 @@ func (p *parser) messageHead(line int) {
 	length, err := strconv.ParseUint(lengthText, 10, 32)
 	if err != nil || length > maxMessageLength {
 		p.warn(line, SeverityError, "BO_ %d %s: length %s; the message is left out", id, name, shorten(lengthText))
+		p.rejected[rejectedName{id: id}] = true
 		p.toLineEnd()
 		return
 	}
@@ -298,6 +309,7 @@ func (p *parser) messageHead(line int) {
 	switch {
 	case m.ID > MaxExtendedID:
 		p.warn(line, SeverityError, "BO_ %d %s: the identifier has more than 29 bits; the message is left out", id, name)
+		p.rejected[rejectedName{id: id}] = true
 		p.toLineEnd()
 		return
 	case !m.Extended && m.ID > MaxStandardID:
@@ -309,7 +321,7 @@ func (p *parser) messageHead(line int) {
 	}
 	p.accept(';')
 	for _, other := range p.byID[id] {
-		p.warn(line, SeverityWarning, "BO_ %d %s: the identifier is that of %s in line %d, which comes first", id, name, other.Name, other.Line)
+		p.warn(line, SeverityWarning, "BO_ %d %s: the identifier is that of %s in line %d, which comes first and decodes the frames", id, name, other.Name, other.Line)
 		break
 	}
 	p.message, p.orphan = m, false

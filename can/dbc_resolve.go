@@ -48,11 +48,11 @@ func (p *parser) resolve() {
 	p.longNames()
 }
 
-// messagesOf are the messages that a statement names; none is worth a warning.
+// messagesOf are the messages that a statement names; none is worth a warning, unless one was left out, which was told.
 func (p *parser) messagesOf(statement string, r reference) []*Message {
 	list := p.byID[r.rawID]
-	if len(list) == 0 && r.rawID != independentID {
-		p.warn(r.line, SeverityWarning, "%s: there is no message %d", statement, r.rawID)
+	if len(list) == 0 && r.rawID != independentID && !p.rejected[rejectedName{id: r.rawID}] {
+		p.warn(r.line, SeverityWarning, "%s: there is no message %d; left out", statement, r.rawID)
 	}
 	return list
 }
@@ -64,8 +64,8 @@ func (p *parser) signalsOf(statement string, r reference) []*Signal {
 	for _, m := range messages {
 		list = append(list, p.byName[signalName{m, r.name}]...)
 	}
-	if len(list) == 0 && len(messages) > 0 {
-		p.warn(r.line, SeverityWarning, "%s: message %d has no signal %s", statement, r.rawID, shorten(r.name))
+	if len(list) == 0 && len(messages) > 0 && !p.rejected[rejectedName{r.rawID, r.name}] {
+		p.warn(r.line, SeverityWarning, "%s: message %d, %s, has no signal %s; left out", statement, r.rawID, messages[0].Name, shorten(r.name))
 	}
 	return list
 }

@@ -20,6 +20,7 @@ func (p *parser) signal(line int) {
 	s := &Signal{Line: line, Scale: 1}
 	if err := p.signalLine(s); err != nil {
 		p.warn(line, SeverityError, "SG_ %s of %s: %v; the signal is left out", s.Name, p.message.Name, err)
+		p.rejected[rejectedName{p.message.rawID, s.Name}] = true
 		p.resync()
 		return
 	}

@@ -85,6 +85,18 @@ func TestParseOddities(t *testing.T) {
 	}
 }
 
+// What was left out is reported where it stands, and not again wherever the file comes back to it.
+func TestRejectedIsToldOnce(t *testing.T) {
+	for name, text := range map[string]string{
+		"signal":  "BO_ 1 A: 16 X\n SG_ B : 0|65@1+ (1,0) [0|0] \"\" X\n SG_ C : 0|8@1+ (1,0) [0|0] \"\" X\nVAL_ 1 B 0 \"x\" ;\nCM_ SG_ 1 B \"y\";\n",
+		"message": "BO_ 1610612736 A: 8 X\n SG_ B : 0|8@1+ (1,0) [0|0] \"\" X\nCM_ BO_ 1610612736 \"y\";\nVAL_ 1610612736 B 0 \"x\" ;\n",
+	} {
+		if db := ParseDBC([]byte(text)); len(db.Warnings) != 1 || db.Warnings[0].Severity != SeverityError {
+			t.Errorf("%s: %+v", name, db.Warnings)
+		}
+	}
+}
+
 // Everything that a file says of one signal.
 func TestParseEverything(t *testing.T) {
 	db := ParseDBC([]byte(`VERSION "7"

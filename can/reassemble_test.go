@@ -391,7 +391,7 @@ func FuzzReassemble(f *testing.F) {
 				announced[transport] = int(frame.Data[1]) | int(frame.Data[2])<<8
 			case group == 0x1CEB:
 				fast = transport
-			case group == 0x0DF8 && frame.Data[0]&fastCounter == 0:
+			case (group == 0x0DF8 || group == 0x0DED) && frame.Data[0]&fastCounter == 0:
 				announced[fast] = int(frame.Data[1])
 			}
 			m := r.Take(&frame)
