@@ -164,7 +164,7 @@ func (l *lexer) number() string {
 type stringEnd func(rest []byte) bool
 
 // text reads a quoted string. ok is false when none begins here. sound is false when its end had to be guessed: no quote
-// closes it before another statement begins.
+// closes it before another statement begins. Statements within a comment, which somebody took out, are text.
 //
 // Quotes inside a string happen, escaped or bare; ends says which quote can close this one. When no quote will do, the
 // first one does.
@@ -192,7 +192,7 @@ scan:
 				break scan
 			}
 		case '\n':
-			if l.statementAt(i + 1) {
+			if l.statementAt(i+1) && (first >= 0 || !closedBehind(l.src[i:])) {
 				if first < 0 {
 					l.pos = i
 					return unescape(bytes.TrimRight(l.src[from:i], "\r \t")), true, false
@@ -211,6 +211,18 @@ scan:
 	}
 	l.pos = end + 1
 	return unescape(l.src[from:end]), true, true
+}
+
+// closedBehind reports whether the next quote stands before a semicolon, as only one that closes a string does: what looks
+// like a statement is then a line of a comment.
+func closedBehind(rest []byte) bool {
+	rest = rest[:min(len(rest), innerQuoteReach)]
+	quote := bytes.IndexByte(rest, '"')
+	if quote < 0 {
+		return false
+	}
+	rest = bytes.TrimLeft(rest[quote+1:], " \t\r")
+	return len(rest) > 0 && rest[0] == ';'
 }
 
 func unescape(raw []byte) string {

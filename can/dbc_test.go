@@ -57,6 +57,7 @@ func TestParseOddities(t *testing.T) {
 		{"a multiplexor that is not there", "SG_MUL_VAL_ 2 B Z 0-1;" + after, SeverityWarning, "\"Z\" is no other signal", 1},
 		{"multiplexed by nothing", "BO_ 1 A: 8 X\n SG_ B m0 : 0|8@1+ (1,0) [0|0] \"\" X" + after, SeverityError, "no multiplexor", 2},
 		{"a ring of multiplexors", "BO_ 1 A: 8 X\n SG_ B m0M : 0|8@1+ (1,0) [0|0] \"\" X\n SG_ C m0M : 8|8@1+ (1,0) [0|0] \"\" X\nSG_MUL_VAL_ 1 B C 0-0;\nSG_MUL_VAL_ 1 C B 0-0;" + after, SeverityError, "ring", 2},
+		{"statements within a comment", "CM_ \"BO_ 1 A: 8 X\n SG_ B : 0|8@1+ (1,0) [0|0] X\nVAL_ 1 B 0 1\n\" ;" + after, 0, "", 0},
 		{"comments", "// BO_ 1 A: 8 X\n/* BO_ 1 A: 8 X\n*/" + after, 0, "", 0},
 		{"carriage returns", strings.ReplaceAll("VERSION \"\"\n"+after, "\n", "\r\n"), 0, "", 0},
 		{"a byte order mark", "\uFEFFVERSION \"\"" + after, 0, "", 0},

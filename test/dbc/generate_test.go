@@ -156,11 +156,32 @@ func (g *generator) message(number int, used map[uint32]bool) {
 	for range g.IntN(8) {
 		m.signal("", 0, always)
 	}
+	g.aside(id, name, m.signals)
 	if g.one(3) {
 		g.late = append(g.late, fmt.Sprintf("CM_ BO_ %d \"%s\";", id, pick(g, "plain", "two\nlines; and BO_ 1 in them", "grün 5 µs")))
 	}
 	if g.one(5) {
 		g.late = append(g.late, fmt.Sprintf("BO_TX_BU_ %d : N1,N2;", id))
+	}
+}
+
+// aside writes a statement that says nothing of any layout, though it may look so.
+func (g *generator) aside(id uint32, name string, signals int) {
+	switch g.IntN(12) {
+	case 0:
+		g.WriteString("CM_ \"BO_ 1 A: 8 X\n SG_ none : 0|8@1+ (1,0) [0|0] X\";\n")
+	case 1:
+		g.WriteString("EV_ Env" + name + ": 0 [0|0] \"\" 0 1 DUMMY_NODE_VECTOR0 Vector__XXX;\nENVVAR_DATA_ Env" + name + ": 10;\n")
+	case 2:
+		fmt.Fprintf(g, "VAL_TABLE_ Table%s 1 \"one; VAL_ 1 S 0\" 0 \"none\" ;\n", name)
+	case 3:
+		if signals > 0 && !g.odd {
+			fmt.Fprintf(g, "SIG_GROUP_ %d Group%s 1 : S0;\n", id, name)
+		}
+	case 4:
+		fmt.Fprintf(g, "BA_DEF_ BO_ \"A%s\" STRING ;\nBA_DEF_DEF_ \"A%s\" \"VAL_ 1 2;\";\nBA_ \"A%s\" BO_ %d \"SG_ m0M\";\n", name, name, name, id)
+	case 5:
+		fmt.Fprintf(g, "BA_DEF_REL_ BU_SG_REL_ \"R%s\" INT 0 100;\nBA_DEF_DEF_REL_ \"R%s\" 3;\n", name, name)
 	}
 }
 
@@ -277,8 +298,10 @@ func (m *layout) signal(mark string, bits int, here room) (name string, most uin
 	if mark != "" {
 		mark = " " + mark
 	}
-	fmt.Fprintf(g, "%sSG_ %s%s%s: %d|%d@%d%s %s(%s,%s) [%s|%s] \"%s\" %s\n", pick(g, " ", "\t", "   "), name, mark, pick(g, " ", ""),
-		at, bits, order, sign, pick(g, "", " "), g.scale(), g.offset(), g.offset(), g.offset(),
+	form := pick(g, "%sSG_ %s%s%s: %d|%d@%d%s %s(%s,%s) [%s|%s] \"%s\" %s\n", "%sSG_ %s%s%s:%d|%d@%d%s%s(%s,%s)[%s|%s]\"%s\" %s\n",
+		"%sSG_  %s%s%s : %d | %d @%d%s %s( %s , %s )  [ %s | %s ]\t\"%s\"  %s \n\n")
+	fmt.Fprintf(g, form, pick(g, " ", "\t", "   "), name, mark, pick(g, " ", ""), at, bits, order, sign, pick(g, "", " "),
+		g.scale(), g.offset(), g.offset(), g.offset(),
 		pick(g, "", "km/h", "%", "°C", "µs", "1/min"), pick(g, "N1", "N1,N2", "N0, N1", "Vector__XXX"))
 	if encoding != 0 {
 		m.late = append(m.late, fmt.Sprintf("SIG_VALTYPE_ %d %s %s %d;", m.id, name, pick(g, ":", " :"), encoding))

@@ -28,8 +28,8 @@ def mend(text):
     text = re.sub(r"^BO_ (\d+)[^\n]*\n(\s*SG_ [^\n]*\n)*", lambda m: "" if int(m[1]) & 0x7FFFFFFF > 0x1FFFFFFF else m[0], text, flags=re.M)
     text = re.sub(r"^([ \t]*(?:BO_|SIG_VALTYPE_|SG_MUL_VAL_|BO_TX_BU_|SIG_GROUP_) )(\d+)",
                   lambda m: m[1] + str(int(m[2]) | (1 << 31 if int(m[2]) > 0x7FF else 0)), text, flags=re.M)
-    text = re.sub(r"([(,\[|]-?)\.(\d)", r"\g<1>0.\2", text)
-    text = re.sub(r"^(\s*(?:BO_ \d+|SG_|SIG_VALTYPE_ \d+|SG_MUL_VAL_ \d+(?: \w+)?) )(?=\d+[A-Za-z_])", r"\g<1>" + PREFIX, text, flags=re.M)
+    text = re.sub(r"([(,\[|]\s*-?)\.(\d)", r"\g<1>0.\2", text)
+    text = re.sub(r"^(\s*(?:BO_ \d+|SG_|SIG_VALTYPE_ \d+|SG_MUL_VAL_ \d+(?: \w+)?) +)(?=\d+[A-Za-z_])", r"\g<1>" + PREFIX, text, flags=re.M)
     text = re.sub(r"^(SG_MUL_VAL_ \d+ )(?=\d+[A-Za-z_])", r"\g<1>" + PREFIX, text, flags=re.M)
     return text
 
