@@ -199,6 +199,7 @@ type layout struct {
 	id      uint32
 	bits    int // of the message
 	signals int
+	again   string // the name that the next signal has to take
 }
 
 // room says which bits are taken, counted from the top bit of the first byte.
@@ -209,8 +210,14 @@ func (m *layout) free() room { return make(room, m.bits) }
 // switched writes a multiplexor, and signals that hang on its values.
 func (m *layout) switched(always room, values int) {
 	_, most, ok := m.signal("M", min(m.bits, 1+m.IntN(16)), always)
+	common := m.one(3)
 	for ; ok && values > 0; values-- {
 		value, here := m.Uint64N(most+1), m.free()
+		if common { // under every value, and everywhere another layout
+			m.again = "Common"
+			m.signal(fmt.Sprintf("m%d", value), 0, here)
+			m.again = ""
+		}
 		for range 1 + m.IntN(3) {
 			m.signal(fmt.Sprintf("m%d", value), 0, here)
 		}
@@ -274,9 +281,9 @@ func (m *layout) signal(mark string, bits int, here room) (name string, most uin
 	encoding := 0
 	if !multiplexor {
 		switch {
-		case m.bits >= 32 && g.one(8):
+		case m.again == "" && m.bits >= 32 && g.one(8):
 			bits, encoding = 32, 1
-		case m.bits >= 64 && g.one(8):
+		case m.again == "" && m.bits >= 64 && g.one(8):
 			bits, encoding = 64, 2
 		default:
 			bits = min(m.bits, pick(g, 1, 1+g.IntN(64), 1+g.IntN(12), 8, 16, 32, 57+g.IntN(8)))
@@ -291,6 +298,9 @@ func (m *layout) signal(mark string, bits int, here room) (name string, most uin
 		name = fmt.Sprintf("%dS", m.signals)
 	}
 	m.signals++
+	if m.again != "" {
+		name = m.again
+	}
 	sign := "+"
 	if !multiplexor && g.one(2) {
 		sign = "-"

@@ -98,8 +98,8 @@ def vectors(number, db, seed, count):
     for m in db.messages:
         if uses[m.frame_id, m.is_extended_frame] > 1 or m.length > 64:
             continue
-        signals = {s.name: s for s in m.signals}
-        if len(signals) < len(m.signals):
+        names = Counter(s.name for s in m.signals)
+        if any(names[s.name] > 1 and not s.multiplexer_ids for s in m.signals):
             continue  # of two signals of one name in a frame each reader takes another
         rng = random.Random(f"{seed} {m.frame_id} {m.is_extended_frame}")
         for i in range(count):
@@ -109,7 +109,8 @@ def vectors(number, db, seed, count):
             except Exception:
                 continue  # a multiplexor of a value that nothing hangs on, a signal beyond the message
             # Scaled here, one by one: cantools looks a scaled multiplexor's physical value up.
-            sig = {k: signals[k].conversion.raw_to_scaled(v, decode_choices=False) for k, v in raw.items()}
+            sig = {s.name: s.conversion.raw_to_scaled(raw[s.name], decode_choices=False) for s in m.signals
+                   if s.name in raw and (names[s.name] == 1 or raw[s.multiplexer_signal] in s.multiplexer_ids)}
             yield {"db": number, "id": m.frame_id, "ext": m.is_extended_frame, "msg": m.name.removeprefix(PREFIX), "data": data.hex(),
                    "sig": {k.removeprefix(PREFIX): plain(v) for k, v in sig.items()},
                    "raw": {k.removeprefix(PREFIX): plain(v) for k, v in raw.items()}}
