@@ -14,6 +14,7 @@ import (
 // TestPublicFiles compares the two on the public DBC files of the recorded data and of some packages' sources, and on
 // those of a folder that WAYBILL_DBC names.
 func TestPublicFiles(t *testing.T) {
+	t.Parallel()
 	folders := []string{deps.Testdata(t, "dbc"), deps.Testdata(t, "can"), deps.Folder(t, "dbc-files")}
 	if more := os.Getenv("WAYBILL_DBC"); more != "" {
 		folders = append(folders, more)
@@ -32,12 +33,12 @@ func TestPublicFiles(t *testing.T) {
 			}
 		}
 	}
-	r := compare(t, buildAgent(t), 1, 7, files...)
+	r := compare(t, buildAgent(t), 1, 5, files...)
 	t.Logf("%d frames of %d files", r.vectors, len(files)-len(r.refused))
 	for _, why := range r.refused {
 		t.Logf("cantools does not read %s", why)
 	}
-	if r.vectors < 40000 || len(files)-len(r.refused) < 210 {
+	if r.vectors < 28000 || len(files)-len(r.refused) < 210 {
 		t.Errorf("too little was compared")
 	}
 }
