@@ -43,7 +43,7 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: cross ## whole systems, some under emulated hardware
-	go run ./test/gotest -tags system -timeout 30m ./test/...
+	go run ./test/gotest -tags system -timeout 30m ./test/vm
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s
