@@ -120,27 +120,37 @@ func (o *operation) readNine(data []byte) uint64 {
 	return (x ^ o.sign) - o.sign
 }
 
-// quick is an operation on the first eight bytes of a frame in 16 bytes, so that a loop over them stays in registers.
+// quick is an operation on eight bytes at hand in a register, for nearly every signal of nearly every bus: shifted right,
+// masked, the sign extended. Its 24 bytes, and few variables, keep the loops over it in registers.
 type quick struct {
-	sign uint64
-	id   uint32
-	how  uint32 // left, then from bit 8 down, from bit 16 kind, in bit 24 flip
+	mask, sign uint64
+	id         uint32
+	shift      uint8 // bits
+	flip       uint8 // 1: big-endian
+	off        uint8 // of the eight bytes in Frame.Data, 0–56
+	kind       telemetrypb.Kind
 }
 
-// Where the parts of quick.how begin.
-const (
-	quickDown = 8
-	quickKind = 16
-	quickFlip = 24
-)
-
-// quick packs the operation; false when it needs more than the first eight bytes and shifts.
+// quick makes the operation smaller; false when it needs more than eight bytes and a shift.
 func (o *operation) quick() (quick, bool) {
-	q := quick{sign: o.sign, id: o.id, how: uint32(o.left) | uint32(o.down)<<quickDown | uint32(o.kind)<<quickKind}
-	if o.flip {
-		q.how |= 1 << quickFlip
+	if o.odd != oddNone || o.need > MaxLen {
+		return quick{}, false
 	}
-	return q, o.odd == oddNone && o.need <= 8
+	q := quick{mask: ^uint64(0) >> o.down, sign: o.sign, id: o.id, shift: o.down - o.left, off: uint8(o.off), kind: o.kind}
+	if o.flip {
+		q.flip = 1
+	}
+	return q, true
+}
+
+// put reads the signal from x, its eight bytes in its byte order.
+func (o *quick) put(s *telemetrypb.Sample, x uint64, at int64) {
+	x = x >> (o.shift & 63) & o.mask
+	// Field by field, and Str only where a recycled sample has one: the write of a pointer costs more than the rest.
+	s.Signal, s.Kind, s.Time, s.Bits = o.id, o.kind, at, (x^o.sign)-o.sign
+	if s.Str != "" {
+		s.Str = ""
+	}
 }
 
 // holds reports whether the guard's multiplexors select it in a payload of n bytes; short, that the payload ends before
@@ -158,22 +168,38 @@ func (g *guard) holds(data []byte, n int) (ok, short bool) {
 	return true, false
 }
 
-// decodeQuick fills out, one sample for each operation. It is a leaf of few variables for the sake of the registers.
+// decodeQuick fills out, one sample for each operation, from the first eight bytes. Four at a time save a tenth: their
+// places are constants, and there is one bounds check for all.
 func decodeQuick(operations []quick, f *Frame, out []telemetrypb.Sample) {
-	little := binary.LittleEndian.Uint64(f.Data[:8])
-	turn := little ^ bits.ReverseBytes64(little)
+	x := binary.LittleEndian.Uint64(f.Data[:8])
+	turn := x ^ bits.ReverseBytes64(x) // x ^ turn is x the other way round
 	at := f.Time
-	out = out[:len(operations)] // one bounds check and not one a signal
+	for len(operations) >= 4 && len(out) >= 4 {
+		o, s := (*[4]quick)(operations), (*[4]telemetrypb.Sample)(out)
+		o[0].put(&s[0], x^turn&-uint64(o[0].flip), at)
+		o[1].put(&s[1], x^turn&-uint64(o[1].flip), at)
+		o[2].put(&s[2], x^turn&-uint64(o[2].flip), at)
+		o[3].put(&s[3], x^turn&-uint64(o[3].flip), at)
+		operations, out = operations[4:], out[4:]
+	}
+	out = out[:len(operations)]
 	for i := range operations {
-		o, s := &operations[i], &out[i]
-		how, sign := o.how, o.sign
-		x := little ^ turn&-uint64(how>>quickFlip)
-		x = x << (how & 63) >> (how >> quickDown & 63)
-		// Field by field, and Str only where a recycled sample has one: the write of a pointer costs more than the rest.
-		s.Signal, s.Kind, s.Time, s.Bits = o.id, telemetrypb.Kind(how>>quickKind), at, (x^sign)-sign
-		if s.Str != "" {
-			s.Str = ""
+		o := &operations[i]
+		o.put(&out[i], x^turn&-uint64(o.flip), at)
+	}
+}
+
+// decodeWide is decodeQuick for signals anywhere in the frame.
+func decodeWide(operations []quick, f *Frame, out []telemetrypb.Sample) {
+	at := f.Time
+	out = out[:len(operations)]
+	for i := range operations {
+		o := &operations[i]
+		x := binary.LittleEndian.Uint64(f.Data[o.off:][:8])
+		if o.flip != 0 {
+			x = bits.ReverseBytes64(x)
 		}
+		o.put(&out[i], x, at)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -13,6 +14,11 @@ type Subscription struct {
 	ID      uint32   // what its samples carry: the signal's id in the catalogue
 	Message *Message // required
 	Signal  *Signal  // one of Message.Signals; nil lets the plan know the message without decoding anything of it
+
+	// OnChange allows Changes to leave out a sample that has the same bits as the one before it. Refresh is the age at
+	// which it comes all the same, counted from its message's last decoding; 0: none.
+	OnChange bool
+	Refresh  time.Duration
 }
 
 // PlanOptions are the choices of a Plan.
@@ -47,16 +53,19 @@ type Plan struct {
 type planMessage struct {
 	plain    []operation // of the signals that are always there
 	guarded  []segment   // of the multiplexed ones
-	quick    []quick     // those of plain, when there is nothing else and all lie within the first eight bytes
+	quick    []quick     // those of plain, when there is nothing else and each needs but eight bytes of a frame and a shift
 	need     int         // bytes that a frame must have for quick; beyond every frame where quick does not serve
+	wide     bool        // one of quick lies beyond the first eight bytes
 	long     bool        // longer than a classic frame and J1939: may come by the transport protocol
 	fast     bool        // its classic frames are fast packets
 	most     int         // samples at most
+	number   uint16      // its place in Plan.messages
 	nextPGN  uint16      // number + 1 of the next message with the same PGN
 	j1939    bool
 	id       uint32
 	extended bool
 	message  *Message
+	watch    watch
 }
 
 // segment is what hangs on one multiplexor value.
@@ -125,7 +134,7 @@ func (p *Plan) add(m *Message, allJ1939 bool) int {
 		p.warn(m, "%s: a plan holds %d messages", m.Name, most)
 		return -1
 	}
-	entry := planMessage{message: m, id: m.ID, extended: m.Extended, j1939: m.Extended && (m.J1939 || allJ1939)}
+	entry := planMessage{message: m, id: m.ID, number: uint16(number), extended: m.Extended, j1939: m.Extended && (m.J1939 || allJ1939)}
 	before := uint16(0)
 	if m.Extended {
 		before, _ = p.extended.get(m.ID & MaxExtendedID)
@@ -185,11 +194,13 @@ func (m *planMessage) subscribe(p *Plan, sub Subscription, guards map[guardKey]i
 		return
 	}
 	if s.Multiplexor == nil {
+		m.watch.add(sub)
 		m.plain = append(m.plain, op)
 		return
 	}
 	key := guardKey{s.Multiplexor, fmt.Sprint(s.Ranges)}
 	if i, known := guards[key]; known {
+		m.watch.add(sub)
 		m.guarded[i].operations = append(m.guarded[i].operations, op)
 		return
 	}
@@ -198,6 +209,7 @@ func (m *planMessage) subscribe(p *Plan, sub Subscription, guards map[guardKey]i
 		p.warn(m.message, "%s.%s hangs on a multiplexor beyond the %d bytes that can come and is left out", m.message.Name, s.Name, room)
 		return
 	}
+	m.watch.add(sub)
 	guards[key] = len(m.guarded)
 	m.guarded = append(m.guarded, segment{guard: g, operations: []operation{op}})
 }
@@ -229,6 +241,7 @@ func (m *planMessage) finish() {
 			return
 		}
 		m.quick = append(m.quick, q)
+		m.wide = m.wide || o.need > 8
 		need = max(need, int(o.need))
 	}
 	if len(m.guarded) == 0 && !m.fast {
@@ -340,7 +353,11 @@ func (p *Plan) Decode(f *Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 	}
 	base := len(dst)
 	dst = slices.Grow(dst, len(m.quick))[:base+len(m.quick)]
-	decodeQuick(m.quick, f, dst[base:])
+	if m.wide {
+		decodeWide(m.quick, f, dst[base:])
+	} else {
+		decodeQuick(m.quick, f, dst[base:])
+	}
 	return dst
 }
 

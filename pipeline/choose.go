@@ -27,7 +27,7 @@ type Collect struct {
 	// MinInterval is an inhibit time, as CANopen has it (CiA 301, PDO communication parameter, sub-index 3): after a
 	// sample was sent the next is sent no sooner than this. What came in between is replaced by what came after it,
 	// and the latest is sent when the interval is over, with the time at which it was taken; with OnChange only if
-	// it still differs then.
+	// it still differs then, and with the time at which it was first taken of those in a row that are the same.
 	MinInterval time.Duration
 	// MaxInterval sends an unchanged value all the same when this has passed since the last one sent. It needs a
 	// sample to send: nothing is made up on a silent bus.
@@ -211,6 +211,19 @@ func (s *Selection) ShortHash() [16]byte { return [16]byte(s.hash[:16]) }
 func (s *Selection) ID(name string) (uint32, bool) {
 	id, ok := s.ids[name]
 	return id, ok
+}
+
+// OnChange says whether a sample of a signal that repeats the one before it, bit for bit, may be left out before it
+// comes here. It changes nothing then, but for MaxInterval, longest: that is told only by a sample that comes.
+func (s *Selection) OnChange(id uint32) (ok bool, longest time.Duration) {
+	if id == 0 || int64(id) >= int64(len(s.policies)) {
+		return false, 0
+	}
+	how := &s.policies[id]
+	if how.lane == 0 { // only watched by rules, whose edges are changes
+		return true, 0
+	}
+	return how.onChange, time.Duration(how.maxNS)
 }
 
 // Len is the number of signals, which is also the highest id.

@@ -336,7 +336,11 @@ func (p *Pipeline) sample(s *telemetrypb.Sample) {
 		return
 	}
 	if st.holding {
-		held, ok := st.due(s.Time - 1)
+		until := s.Time - 1
+		if st.repeats(s) {
+			until = s.Time
+		}
+		held, ok := st.due(until)
 		if !ok && st.begins(s) {
 			held, ok = st.flush()
 		}

@@ -61,7 +61,13 @@ func (s *sampler) begins(v *telemetrypb.Sample) bool {
 	return s.seen && v.Time < s.sent.Time-stepBack
 }
 
-// take decides on a sample; what due(v.Time−1) held must have been handed out before.
+// repeats says that v is what is held, seen again: a value goes out with the time at which it was first seen, however
+// often the bus repeats it, and whether or not a reader leaves repetitions out.
+func (s *sampler) repeats(v *telemetrypb.Sample) bool {
+	return s.holding && s.onChange && v.Time >= s.held.Time && v.Bits == s.held.Bits && v.Kind == s.held.Kind && v.Str == s.held.Str
+}
+
+// take decides on a sample; what due(v.Time−1) held, or due(v.Time) where v repeats it, must have been handed out before.
 func (s *sampler) take(v *telemetrypb.Sample) bool {
 	if s.seen && !s.begins(v) {
 		wanted := !s.onChange || s.differs(&s.sent, v) || s.maxNS > 0 && v.Time-s.sent.Time >= s.maxNS
@@ -70,7 +76,9 @@ func (s *sampler) take(v *telemetrypb.Sample) bool {
 			return false
 		}
 		if v.Time-s.slot < s.minNS {
-			s.held, s.holding = *v, true
+			if !s.repeats(v) {
+				s.held, s.holding = *v, true
+			}
 			return false
 		}
 	}

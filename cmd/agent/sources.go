@@ -38,7 +38,7 @@ func (a *agent) readers() []reader {
 		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
 		plan := a.vehicle.plans[i]
 		parts := can.NewReassembler(plan, can.ReassemblerOptions{})
-		bus := &canSource{agent: a, canSettings: bus, plan: plan, parts: parts, source: source, number: uint8(i)}
+		bus := &canSource{agent: a, canSettings: bus, plan: plan, changes: plan.NewChanges(), parts: parts, source: source, number: uint8(i)}
 		run := bus.runSocket
 		if bus.Replay != nil {
 			run = bus.runReplay
@@ -66,11 +66,12 @@ func (a *agent) readers() []reader {
 type canSource struct {
 	*agent
 	canSettings
-	plan   *can.Plan
-	parts  *can.Reassembler
-	source *pipeline.Source
-	taps   []tap
-	number uint8
+	plan    *can.Plan
+	changes *can.Changes
+	parts   *can.Reassembler
+	source  *pipeline.Source
+	taps    []tap
+	number  uint8
 
 	counts  busCounts
 	monitor *busMonitor // nil: a replay
@@ -158,11 +159,11 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 	}
 }
 
-// decode appends the samples of a frame, of the message that it is the last part of, and those of the taps.
+// decode appends the samples of a frame that says something new, of the message that it is the last part of, and those of the taps.
 func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
-	dst = c.plan.Decode(f, dst)
+	dst = c.changes.Decode(f, dst)
 	if whole := c.parts.Take(f); whole != nil {
-		dst = c.plan.DecodeAssembled(whole, dst)
+		dst = c.changes.DecodeAssembled(whole, dst)
 	}
 	for _, t := range c.taps {
 		dst = t.take(f, dst)
@@ -173,6 +174,7 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 // end closes what is under way when the reading ends, and appends what the taps held back.
 func (c *canSource) end(dst []telemetrypb.Sample) []telemetrypb.Sample {
 	c.parts.End()
+	c.changes.Forget() // nobody knows what will have been on the bus until it is read again
 	for _, t := range c.taps {
 		if t, ok := t.(changeTap); ok {
 			dst = t.end(dst)
@@ -181,11 +183,12 @@ func (c *canSource) end(dst []telemetrypb.Sample) []telemetrypb.Sample {
 	return dst
 }
 
-// offer hands a chunk over, or loses it: then what it held has to be told again.
+// offer hands a chunk over, or loses it: then what it held has to be told again, even by a frame that repeats it.
 func (c *canSource) offer(chunk *pipeline.Chunk) {
 	if c.source.Offer(chunk) {
 		return
 	}
+	c.changes.Forget()
 	for _, t := range c.taps {
 		if t, ok := t.(changeTap); ok {
 			t.lost()

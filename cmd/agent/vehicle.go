@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/waybill-telematics/waybill/can"
 	"github.com/waybill-telematics/waybill/gps"
@@ -85,6 +86,7 @@ func newVehicle(s *settings) (*vehicle, error) {
 			}
 			taken[id] = true
 			sub.ID = id
+			sub.OnChange, sub.Refresh = v.changes(id)
 			chosen = append(chosen, sub)
 		}
 		plan := can.Compile(chosen, can.PlanOptions{J1939: bus.J1939})
@@ -100,6 +102,19 @@ func newVehicle(s *settings) (*vehicle, error) {
 		v.receivers = append(v.receivers, gps.ChooseIDs(receiver.Name, v.selection.ID))
 	}
 	return v, nil
+}
+
+// refreshPart: a signal that is sent at least every max_interval is decoded, changed or not, that many times in it, so
+// that it is sent no later than max_interval, a sixteenth of it, and one frame.
+const refreshPart = 16
+
+// changes says whether frames that repeat a signal may be left out, and the age at which they may not.
+func (v *vehicle) changes(id uint32) (onChange bool, refresh time.Duration) {
+	onChange, longest := v.selection.OnChange(id)
+	if longest > 0 {
+		refresh = max(longest/refreshPart, 1)
+	}
+	return onChange, refresh
 }
 
 // readDBC parses a file and keeps its warnings.
