@@ -2,11 +2,15 @@ package can
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,11 +23,14 @@ const readBatch = 64
 
 // ReaderOptions are the choices of a Reader.
 type ReaderOptions struct {
-	Bus           uint8        // what Frame.Bus will say
-	Filters       []Filter     // of a Plan; nil lets everything pass
-	ReceiveBuffer int          // bytes the kernel may hold for the socket; 0 takes 4 MiB, some 5,000 frames
-	Clock         clock.Clock  // nil takes the system's
-	Log           *slog.Logger // nil says nothing
+	Bus           uint8    // what Frame.Bus will say
+	Filters       []Filter // of a Plan; nil lets everything pass
+	ReceiveBuffer int      // bytes the kernel may hold for the socket; 0 takes 4 MiB, some 5,000 frames
+	// Gather is how long a Reader that was woken waits before it takes what came, so that a busy bus costs a wake-up for
+	// many frames and not one for each. It delays frames by that much; their times are the kernel's. 0: it does not wait.
+	Gather time.Duration
+	Clock  clock.Clock  // nil takes the system's
+	Log    *slog.Logger // nil says nothing
 }
 
 // ReaderStats are the counts of a Reader.
@@ -55,6 +62,13 @@ type Reader struct {
 	down     syscall.Errno // the interface went down; what came before is still to be read
 	final    uint32        // the kernel's count of drops when all of that was read
 
+	bell   *bell
+	gather time.Duration
+	timer  *time.Timer // runs while frames are gathered
+	done   chan struct{}
+	once   sync.Once // closes done
+	next   step
+
 	stamps stamper
 	lost   uint32 // the kernel's running count of drops
 
@@ -62,6 +76,25 @@ type Reader struct {
 		frames, drops, errors, unstamped, clamped, malformed atomic.Uint64
 	}
 }
+
+// step is what a Reader does before it receives.
+//
+//	             a full batch
+//	            ┌─────┐
+//	            ▼     │        fewer frames
+//	start ──▶ take ───┴──▶ received ──▶ gathering ──▶ take
+//	            │ none        │ one, or no Gather       ▲
+//	            ▼             ▼                         │
+//	            └────────▶ waiting ─────── woken ───────┘
+//
+// A bus that goes on is never waited for in the poller: it is looked at every Gather. One that is still is not looked at.
+type step uint8
+
+const (
+	stepTake   step = iota // nothing: there may be more
+	stepGather             // waits for Gather
+	stepWait               // waits for a frame, then for Gather
+)
 
 // mmsghdr is struct mmsghdr of recvmmsg(2). Go pads it as C does: to 8 bytes where pointers have 8, to 4 where they have 4.
 type mmsghdr struct {
@@ -87,15 +120,25 @@ func Open(name string, o ReaderOptions) (*Reader, error) {
 	if o.ReceiveBuffer == 0 {
 		o.ReceiveBuffer = 4 << 20
 	}
-	s, err := openSocket(name, func(fd int) error { return configureReader(fd, name, o) })
+	var b *bell
+	s, err := openSocket(name, 0, func(fd int) (err error) {
+		if err = configureReader(fd, name, o); err == nil {
+			b, err = newBell(fd, "can:"+name)
+		}
+		return err
+	})
 	if err != nil {
+		if b != nil {
+			_ = b.close()
+		}
 		return nil, err
 	}
 	if err := s.pending(); err != nil {
 		_ = s.close()
+		_ = b.close()
 		return nil, err
 	}
-	r := &Reader{socket: s, bus: o.Bus, clock: o.Clock}
+	r := &Reader{socket: s, bus: o.Bus, clock: o.Clock, bell: b, gather: o.Gather, timer: time.NewTimer(0), done: make(chan struct{})}
 	r.stamps.emptied = r.clock.Boot()
 	r.receive = r.receiveBatch
 	for i := range r.messages {
@@ -145,7 +188,10 @@ func configureReader(fd int, name string, o ReaderOptions) error {
 }
 
 // Close ends a Read under way.
-func (r *Reader) Close() error { return r.close() }
+func (r *Reader) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return errors.Join(r.close(), r.bell.close())
+}
 
 // Stats returns the counts so far.
 func (r *Reader) Stats() ReaderStats {
@@ -155,31 +201,30 @@ func (r *Reader) Stats() ReaderStats {
 	}
 }
 
-// receiveBatch calls recvmmsg once; false asks the poller to wait.
+// receiveBatch calls recvmmsg once, which waits for nothing.
 func (r *Reader) receiveBatch(fd uintptr) bool {
 	for i := range r.want {
 		r.messages[i].header.SetControllen(controlSize)
 	}
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.messages[0])), uintptr(r.want), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case unix.EINTR:
+		if errno == unix.EINTR {
 			continue
-		case unix.ENETDOWN, unix.ENODEV:
+		}
+		if errno == unix.ENETDOWN || errno == unix.ENODEV {
 			// The kernel tells this ahead of the frames that came before it.
 			if r.down == 0 {
 				r.down = errno
 				continue
 			}
-		case unix.EAGAIN:
-			if r.down != 0 {
-				r.received, r.errno, r.final = 0, r.down, dropsOf(fd)
-				return true
-			}
-			r.stamps.emptied = r.clock.Boot()
-			return false
+		}
+		if errno == unix.EAGAIN && r.down != 0 {
+			errno, r.final = r.down, dropsOf(fd)
 		}
 		r.received, r.errno = int(n), errno
+		if errno != 0 {
+			r.received = 0
+		}
 		return true
 	}
 }
@@ -197,21 +242,64 @@ func dropsOf(fd uintptr) uint32 {
 	return info[unix.SK_MEMINFO_DROPS]
 }
 
+// fill receives at least one frame.
+func (r *Reader) fill() error {
+	for {
+		if r.next == stepWait {
+			if err := r.bell.wait(); err != nil {
+				return r.waitFailed(err)
+			}
+		}
+		if r.next != stepTake && !r.pause() {
+			return r.waitFailed(os.ErrClosed)
+		}
+		if err := r.raw.Read(r.receive); err != nil {
+			return r.waitFailed(err)
+		}
+		switch {
+		case r.errno == unix.EAGAIN:
+			r.stamps.emptied = r.clock.Boot()
+			r.next = stepWait
+			continue
+		case r.errno != 0:
+			return r.failed("recvmmsg", r.errno)
+		case r.received == r.want || r.down != 0: // nothing rings for an interface that is down
+			r.next = stepTake
+		case r.received > 1 && r.gather > 0:
+			r.next = stepGather
+		default:
+			r.next = stepWait
+		}
+		return nil
+	}
+}
+
+// pause waits for Gather; false when the Reader was closed meanwhile.
+func (r *Reader) pause() bool {
+	if r.gather <= 0 {
+		return true
+	}
+	r.timer.Reset(r.gather)
+	select {
+	case <-r.timer.C:
+		return true
+	case <-r.done:
+		return false
+	}
+}
+
 // Read implements FrameReader. It waits for frames and takes up to 64 at once; it allocates nothing.
 func (r *Reader) Read(dst []Frame) (n int, drops uint64, err error) {
 	if len(dst) == 0 {
 		return 0, 0, nil
 	}
-	r.want, r.received, r.errno = min(len(dst), readBatch), 0, 0
-	if err := r.raw.Read(r.receive); err != nil {
-		return 0, 0, r.waitFailed(err)
-	}
-	if r.errno != 0 {
+	r.want = min(len(dst), readBatch)
+	if err := r.fill(); err != nil {
 		if r.final != 0 {
-			drops, r.lost = uint64(r.final-r.lost), r.final
+			drops, r.lost, r.final = uint64(r.final-r.lost), r.final, 0
 			r.stats.drops.Add(drops)
 		}
-		return 0, drops, r.failed("recvmmsg", r.errno)
+		return 0, drops, err
 	}
 	wall, boot := r.now()
 	for i := range r.received {

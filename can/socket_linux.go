@@ -21,7 +21,7 @@ const (
 	fdFlagFDF   = 0x04                      // CANFD_FDF; newer kernels set it on every FD frame
 )
 
-// socket is a CAN_RAW socket on the runtime's poller.
+// socket is a CAN_RAW socket.
 type socket struct {
 	file   *os.File
 	raw    syscall.RawConn
@@ -29,8 +29,9 @@ type socket struct {
 	closed atomic.Bool
 }
 
-// openSocket makes a CAN_RAW socket, lets configure set its options and binds it to the interface.
-func openSocket(name string, configure func(fd int) error) (*socket, error) {
+// openSocket makes a CAN_RAW socket, lets configure set its options and binds it to the interface. It is on the runtime's
+// poller if flags say SOCK_NONBLOCK.
+func openSocket(name string, flags int, configure func(fd int) error) (*socket, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("CAN interface %s: %w: %w", name, ErrDown, err)
@@ -38,7 +39,7 @@ func openSocket(name string, configure func(fd int) error) (*socket, error) {
 	if iface.Flags&net.FlagUp == 0 { // it could be bound, and the first read would fail
 		return nil, fmt.Errorf("CAN interface %s: %w: it is not set up", name, ErrDown)
 	}
-	fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.CAN_RAW)
+	fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, unix.CAN_RAW)
 	if err != nil {
 		return nil, fmt.Errorf("CAN interface %s: %w (does this kernel have CONFIG_CAN and CONFIG_CAN_RAW?)", name, os.NewSyscallError("socket", err))
 	}

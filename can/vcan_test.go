@@ -60,12 +60,92 @@ func send(t *testing.T, w *can.Writer, f can.Frame) {
 
 func TestVcanReader(t *testing.T) {
 	w := newWriter(t)
-	cantest.TestReader(t, cantest.Rig{
-		Open: func(t *testing.T, filters []can.Filter) can.FrameReader {
-			return openReader(t, can.ReaderOptions{Bus: 3, Filters: filters})
-		},
-		Send: func(t *testing.T, f can.Frame) { send(t, w, f) },
-	})
+	for _, gather := range []time.Duration{0, 5 * time.Millisecond} {
+		t.Run(gather.String(), func(t *testing.T) {
+			cantest.TestReader(t, cantest.Rig{
+				Open: func(t *testing.T, filters []can.Filter) can.FrameReader {
+					return openReader(t, can.ReaderOptions{Bus: 3, Filters: filters, Gather: gather})
+				},
+				Send: func(t *testing.T, f can.Frame) { send(t, w, f) },
+			})
+		})
+	}
+}
+
+// A reader that gathers takes many frames at a time, all of them, and each has the time at which it came. After a pause
+// of the bus it goes on.
+func TestVcanGather(t *testing.T) {
+	r, w := openReader(t, can.ReaderOptions{Gather: 20 * time.Millisecond}), newWriter(t)
+	const bursts, count = 3, 100
+	var sent [bursts * count][2]int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range sent {
+			if i%count == 0 {
+				time.Sleep(100 * time.Millisecond) // the reader waits in the poller
+			}
+			sent[i][0] = clock.System{}.Boot()
+			if err := w.Send(t.Context(), &can.Frame{ID: uint32(i), Len: 1}); err != nil {
+				t.Error(err)
+			}
+			sent[i][1] = clock.System{}.Boot()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	buf := make([]can.Frame, 64)
+	var got []can.Frame
+	reads := 0
+	for len(got) < len(sent) {
+		n, drops, err := r.Read(buf)
+		if err != nil || drops > 0 {
+			t.Fatal(drops, err)
+		}
+		got = append(got, buf[:n]...)
+		reads++
+	}
+	<-done
+	for i, f := range got {
+		const slack = int64(2 * time.Millisecond) // two clocks are read one after the other
+		if int(f.ID) != i || f.Time < sent[i][0]-slack || f.Time > sent[i][1]+slack {
+			t.Errorf("frame %d is %d, of time %d, sent between %d and %d", i, f.ID, f.Time, sent[i][0], sent[i][1])
+		}
+	}
+	if reads > len(sent)/2 {
+		t.Errorf("%d reads for %d frames", reads, len(sent))
+	}
+	if s := r.Stats(); s.Clamped+s.Unstamped > 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Close ends a Read wherever it is: in the poller, and while it gathers.
+func TestVcanCloseEndsRead(t *testing.T) {
+	w := newWriter(t)
+	for _, wake := range []bool{false, true} {
+		r := openReader(t, can.ReaderOptions{Gather: time.Hour})
+		result := make(chan error, 1)
+		go func() {
+			_, _, err := r.Read(make([]can.Frame, 1))
+			result <- err
+		}()
+		time.Sleep(50 * time.Millisecond)
+		if wake {
+			send(t, w, can.Frame{ID: 1})
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-result:
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("Read answered %v, want os.ErrClosed", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("Close did not end Read")
+		}
+	}
 }
 
 // The time of a frame lies between the moments before it was sent and after it was read, however late it is read.
@@ -142,7 +222,7 @@ func TestVcanErrorFrame(t *testing.T) {
 }
 
 func TestVcanReadAllocatesNothing(t *testing.T) {
-	r, w := openReader(t, can.ReaderOptions{}), newWriter(t)
+	r, w := openReader(t, can.ReaderOptions{Gather: time.Millisecond}), newWriter(t)
 	buf := make([]can.Frame, 64)
 	f := can.Frame{ID: 0x123, Len: 8}
 	ctx := context.Background()

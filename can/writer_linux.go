@@ -25,7 +25,7 @@ type Writer struct {
 
 // NewWriter opens an interface for sending. It receives nothing.
 func NewWriter(name string) (*Writer, error) {
-	s, err := openSocket(name, func(fd int) error {
+	s, err := openSocket(name, unix.SOCK_NONBLOCK, func(fd int) error {
 		if err := setFilters(fd, nil); err != nil {
 			return err
 		}

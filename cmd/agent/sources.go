@@ -24,6 +24,10 @@ type reader struct {
 // pipeline costs nothing.
 const sourceDepth = 64
 
+// gather is how long frames may wait in the kernel for others, so that a busy bus costs a wake-up for many and not one
+// for each: docs/BENCHMARKS.md has what other times cost.
+const gather = 5 * time.Millisecond
+
 // chunkSamples is when a replay hands over what it has; it does so before each wait as well.
 const chunkSamples = 256
 
@@ -121,7 +125,7 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 			return fmt.Errorf("bringing it up with %d bit/s: %w", c.Bitrate, err)
 		}
 	}
-	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.filters(), Clock: c.clock, Log: c.log})
+	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.filters(), Gather: gather, Clock: c.clock, Log: c.log})
 	if err != nil {
 		return err
 	}
