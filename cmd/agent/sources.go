@@ -136,6 +136,9 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 		c.counts.close()
 		stop()
 		_ = socket.Close()
+		s := socket.Stats()
+		c.log.Info("bus closed", "bus", c.Bus, "frames", s.Frames, "unchanged", c.changes.Unchanged(), "drops", s.Drops, "errors", s.Errors,
+			"unstamped", s.Unstamped, "clamped", s.Clamped)
 	}()
 	return c.readFrames(socket)
 }

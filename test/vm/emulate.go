@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"testing"
 
@@ -51,7 +52,11 @@ func Emulate(t testing.TB, goarch string, j Job, files map[string]string) Result
 	if err := writeInitrd(initrd, all); err != nil {
 		t.Fatal(err)
 	}
-	cmd := deps.Program(t, "qemu-system", m.program, append(m.args,
+	args := slices.Clone(m.args)
+	if j.Steady {
+		args = append(args, "-smp", "1", "-icount", "shift=1,sleep=off")
+	}
+	cmd := deps.Program(t, "qemu-system", m.program, append(args,
 		"-m", fmt.Sprint(j.memory()), "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", images[0], "-initrd", initrd, "-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init waybill.job=/job.json")...)
 	r, err := boot(cmd, guest)

@@ -35,6 +35,9 @@ type Job struct {
 	Modules    []string      // further modules, by path below the kernel's module folder, "net/sched/sch_netem"
 	Timeout    time.Duration // for the command; 2 minutes
 	Memory     int           // MiB; 512
+	// Steady makes one processor of Emulate's machine, on which each instruction takes 2 ns of the guest's time: what it
+	// measures of itself does not depend on what else the host does. The guest does not wait for its timers.
+	Steady bool
 }
 
 // Result is how a command ended that was run to its end.
