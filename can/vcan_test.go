@@ -17,7 +17,7 @@ import (
 
 // vcan is the interface that these tests run on. Kernels of build machines have none: test/vm runs them in a guest whose
 // kernel has one, and says so with WAYBILL_VM=1.
-func vcan(t *testing.T) string {
+func vcan(t testing.TB) string {
 	t.Helper()
 	const name = "vcan0"
 	if _, err := net.InterfaceByName(name); err != nil {

@@ -26,7 +26,7 @@ const sourceDepth = 64
 
 // gather is how long frames may wait in the kernel for others, so that a busy bus costs a wake-up for many and not one
 // for each: docs/BENCHMARKS.md has what other times cost.
-const gather = 5 * time.Millisecond
+const gather = 10 * time.Millisecond
 
 // chunkSamples is when a replay hands over what it has; it does so before each wait as well.
 const chunkSamples = 256
