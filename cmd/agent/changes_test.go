@@ -20,29 +20,29 @@ import (
 	"github.com/waybill-telematics/waybill/test/drive"
 )
 
-// recording is a bus to try the change detection on.
-type recording struct {
+// busLog is a bus to try the change detection on.
+type busLog struct {
 	name    string
 	dbc     string
 	frames  []can.Frame
 	repeats bool // there are frames that repeat what one before them said
 }
 
-// recordings are the logs of real vehicles, with their DBC files and with one that reads every frame of them, a simulated
+// busLogs are the logs of real vehicles, with their DBC files and with one that reads every frame of them, a simulated
 // drive, and noise that no vehicle makes.
-func recordings(t *testing.T) []recording {
+func busLogs(t *testing.T) []busLog {
 	t.Helper()
-	var list []recording
+	var list []busLog
 	for _, r := range [][2]string{{"truck-j1939.log", "CSS-Electronics-SAE-J1939-DEMO.dbc"}, {"boat-nmea2000.log", "tp_nmea.dbc"},
 		{"car-uds-isotp.log", "tp_uds.dbc"}, {"nissan-uds-isotp.log", "tp_uds_nissan.dbc"}, {"car-raw-500k.log", ""}} {
 		frames := readLog(t, filepath.Join(deps.Testdata(t, "can"), r[0]))
-		list = append(list, recording{r[0] + ", every frame", everyFrameDBC(frames), frames, true})
+		list = append(list, busLog{r[0] + ", every frame", everyFrameDBC(frames), frames, true})
 		if r[1] != "" {
 			text, err := os.ReadFile(filepath.Join(deps.Testdata(t, "can"), r[1]))
 			if err != nil {
 				t.Fatal(err)
 			}
-			list = append(list, recording{r[0], string(text), frames, r[0] == "truck-j1939.log"})
+			list = append(list, busLog{r[0], string(text), frames, r[0] == "truck-j1939.log"})
 		}
 	}
 	d, err := drive.New(drive.Options{Seed: 5, Start: time.Unix(1e9, 0), Duration: time.Minute})
@@ -62,7 +62,7 @@ func recordings(t *testing.T) []recording {
 		}
 	}
 	noise := noise()
-	return append(list, recording{"drive", string(drive.DBC()), driven, true}, recording{"noise", everyFrameDBC(noise), noise, true})
+	return append(list, busLog{"drive", string(drive.DBC()), driven, true}, busLog{"noise", everyFrameDBC(noise), noise, true})
 }
 
 func readLog(t *testing.T, file string) []can.Frame {
@@ -152,7 +152,7 @@ type outcome struct {
 }
 
 // collect runs a recording through the agent's own way from frame to pipeline, with change detection or without.
-func collect(t *testing.T, r *recording, how []pipeline.Collect, rules []pipeline.Threshold, detect bool) (*vehicle, outcome) {
+func collect(t *testing.T, r *busLog, how []pipeline.Collect, rules []pipeline.Threshold, detect bool) (*vehicle, outcome) {
 	t.Helper()
 	dir := writeFiles(t, map[string]string{"a.dbc": r.dbc})
 	s := &settings{CAN: []canSettings{{Bus: "can0", DBC: []string{filepath.Join(dir, "a.dbc")}}}, Collect: how, Rules: rules}
@@ -231,7 +231,7 @@ func (o *outcome) compare(t *testing.T, v *vehicle, other *outcome) {
 // Whatever is collected, but for max_interval, is sent to the bit and to the ns as if every frame had been decoded.
 func TestChangeDetectionChangesNothing(t *testing.T) {
 	band := 2.5
-	for _, r := range recordings(t) {
+	for _, r := range busLogs(t) {
 		for name, how := range map[string]pipeline.Collect{
 			"every":                      {},
 			"on change":                  {OnChange: true},
@@ -255,7 +255,7 @@ func TestChangeDetectionChangesNothing(t *testing.T) {
 }
 
 // ruleOf watches the recording's first numeric signal, which is also collected.
-func ruleOf(t *testing.T, r *recording) []pipeline.Threshold {
+func ruleOf(t *testing.T, r *busLog) []pipeline.Threshold {
 	t.Helper()
 	above, below := 1.0, 0.5
 	for _, m := range can.ParseDBC([]byte(r.dbc)).Messages {
@@ -271,7 +271,7 @@ func ruleOf(t *testing.T, r *recording) []pipeline.Threshold {
 // more. Everything else holds as it is promised: a value goes out as soon as it leaves the band around the last one.
 func TestChangeDetectionAndMaxInterval(t *testing.T) {
 	const longest = 800 * time.Millisecond
-	for _, r := range recordings(t) {
+	for _, r := range busLogs(t) {
 		if r.name == "noise" || strings.HasPrefix(r.name, "boat") && !strings.Contains(r.name, ",") {
 			continue // its time runs back; none of it can be left out
 		}
