@@ -30,7 +30,8 @@ type Collect struct {
 	// it still differs then, and with the time at which it was first taken of those in a row that are the same.
 	MinInterval time.Duration
 	// MaxInterval sends an unchanged value all the same when this has passed since the last one sent. It needs a
-	// sample to send: nothing is made up on a silent bus.
+	// sample to send: nothing is made up on a silent bus. Where readers leave repetitions out (Selection.OnChange) it
+	// comes later by as much as they may, and with a dead band or MinInterval what is sent after it may differ as well.
 	MaxInterval time.Duration
 	// Part says that a sample of this signal belongs to the sample that came before it, as a frame's data belong to the
 	// frame: the two are in one batch, or refused both. It is for the raw lane, where every sample is sent.

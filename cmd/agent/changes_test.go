@@ -106,12 +106,12 @@ func noise() []can.Frame {
 			}
 		}
 		copy(f.Data[4:8], [][]byte{{0, 0, 0xC0, 0x7F}, {1, 0, 0xC0, 0x7F}, {0, 0, 0, 0x80}, {0, 0, 0, 0}}[random.IntN(4)]) // NaN, another NaN, −0, 0
-		at += int64(random.IntN(4_000_000))
+		at += random.Int64N(4_000_000)
 		switch random.IntN(2000) {
 		case 0:
-			at -= int64(random.IntN(5_000_000_000))
+			at -= random.Int64N(5_000_000_000)
 		case 1, 2, 3:
-			at -= int64(random.IntN(20_000_000))
+			at -= random.Int64N(20_000_000)
 		}
 		f.Time = at
 	}
