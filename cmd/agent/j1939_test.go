@@ -356,7 +356,7 @@ func TestJ1939TapOnASilentBus(t *testing.T) {
 // A sample that was lost on its way is made again, though nobody says anything new.
 func TestJ1939TapTellsAgainWhatWasLost(t *testing.T) {
 	heard, pipe, _ := newTap(t, "*.J1939.*")
-	c := &canSource{source: pipe.Source("can:can0", 1), taps: []tap{heard}}
+	c := &canSource{changes: can.Compile(nil, can.PlanOptions{}).NewChanges(), source: pipe.Source("can:can0", 1), taps: []tap{heard}}
 	f := can.Frame{ID: 0x18FECA21, Flags: can.FlagExtended, Len: 8, Data: [64]byte{4, 0xFF, 1, 0, 1, 1}, Time: 5e9}
 	first := heard.take(&f, nil)
 	for range 2 { // the first fills the source
