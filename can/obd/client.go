@@ -30,6 +30,8 @@ type Options struct {
 	// PIDs is how many PIDs a request names; 0 takes MaxPIDs. A vehicle that does not answer that many is asked for one at
 	// a time from then on.
 	PIDs int
+	// One says that one unit alone is asked: its answer is not waited beyond.
+	One bool
 }
 
 // Client asks a vehicle, or one of its units. One goroutine uses it.
@@ -37,6 +39,7 @@ type Client struct {
 	conn    uds.Conn
 	options Options
 	single  bool // the vehicle answers one PID a request
+	units   []Answer[Set]
 }
 
 // NewClient makes a Client over a conversation, functional or physical.
@@ -56,12 +59,13 @@ func NewClient(conn uds.Conn, o Options) *Client {
 // Answer is what one unit said.
 type Answer[T any] struct {
 	From  isotp.Address
+	At    int64 // time of its last frame, ns
 	Value T
 }
 
-// ask sends a request and collects the answers, until none has begun for P2. Refusals are left out; without any answer
-// the last refusal, or ErrSilent, is the error.
-func ask[T any](ctx context.Context, c *Client, request []byte, decode func([]byte) (T, error)) (answers []Answer[T], err error) {
+// ask sends a request and collects the answers, until none has begun for P2, or all units that are expected to answer
+// have. Refusals are left out; without any answer the last refusal, or ErrSilent, is the error.
+func ask[T any](ctx context.Context, c *Client, request []byte, decode func([]byte) (T, error), expected ...isotp.Address) (answers []Answer[T], err error) {
 	if err := c.conn.Discard(); err != nil {
 		return nil, err
 	}
@@ -69,7 +73,14 @@ func ask[T any](ctx context.Context, c *Client, request []byte, decode func([]by
 		return nil, fmt.Errorf("mode %02X: %w", request[0], err)
 	}
 	failed := ErrSilent
-	pending := map[isotp.Address]bool{}
+	pending, heard := map[isotp.Address]bool{}, map[isotp.Address]bool{}
+	missing := func(unit isotp.Address) bool { return !heard[unit] }
+	end := func() ([]Answer[T], error) {
+		if len(answers) == 0 {
+			return nil, fmt.Errorf("request % X: %w", request, failed)
+		}
+		return answers, nil
+	}
 	for range maxAnswers {
 		wait := c.options.P2
 		if len(pending) > 0 {
@@ -82,10 +93,7 @@ func ask[T any](ctx context.Context, c *Client, request []byte, decode func([]by
 		case ctx.Err() != nil:
 			return answers, context.Cause(ctx)
 		case errors.As(err, &late) && late.Timer == "P2":
-			if len(answers) == 0 {
-				return nil, fmt.Errorf("request % X: %w", request, failed)
-			}
-			return answers, nil
+			return end()
 		case errors.As(err, &late), errors.As(err, &lost):
 			failed = err
 			continue
@@ -99,10 +107,17 @@ func ask[T any](ctx context.Context, c *Client, request []byte, decode func([]by
 			continue
 		case err != nil:
 			failed = err
+			// What cannot be read may be late, of an earlier request; a refusal is an answer.
+			var refusal *uds.NegativeError
+			heard[m.From] = heard[m.From] || errors.As(err, &refusal)
 		default:
-			answers = append(answers, Answer[T]{From: m.From, Value: value})
+			answers = append(answers, Answer[T]{From: m.From, At: m.Last, Value: value})
+			heard[m.From] = true
 		}
 		delete(pending, m.From)
+		if len(pending) == 0 && (c.options.One && heard[m.From] || len(expected) > 0 && !slices.ContainsFunc(expected, missing)) {
+			return end()
+		}
 	}
 	return answers, nil
 }
@@ -125,7 +140,7 @@ func (c *Client) Supported(ctx context.Context) ([]Answer[Set], error) {
 		})
 		if err != nil {
 			if id > 0 && ctx.Err() == nil && !errors.Is(err, isotp.ErrClosed) {
-				return units, nil // a vehicle that claims a further bitmap and does not have it
+				break // a vehicle that claims a further bitmap and does not have it
 			}
 			return units, err
 		}
@@ -143,6 +158,7 @@ func (c *Client) Supported(ctx context.Context) ([]Answer[Set], error) {
 			break
 		}
 	}
+	c.units = units
 	return units, nil
 }
 
@@ -191,7 +207,13 @@ func (c *Client) current(ctx context.Context, pids []uint8) ([]Answer[[]Value], 
 	if err != nil {
 		return nil, err
 	}
-	return ask(ctx, c, request, func(b []byte) ([]Value, error) { return DecodeCurrent(b, pids...) })
+	var expected []isotp.Address
+	for _, unit := range c.units {
+		if slices.ContainsFunc(pids, unit.Value.Has) {
+			expected = append(expected, unit.From)
+		}
+	}
+	return ask(ctx, c, request, func(b []byte) ([]Value, error) { return DecodeCurrent(b, pids...) }, expected...)
 }
 
 func answered(answers []Answer[[]Value], pid uint8) bool {
@@ -250,7 +272,7 @@ func (c *Client) CalibrationIDs(ctx context.Context) ([]Answer[[]string], error)
 		for _, item := range a.Value {
 			names = append(names, Text(item))
 		}
-		named = append(named, Answer[[]string]{From: a.From, Value: names})
+		named = append(named, Answer[[]string]{From: a.From, At: a.At, Value: names})
 	}
 	return named, nil
 }

@@ -127,6 +127,31 @@ func TestCurrent(t *testing.T) {
 	})
 }
 
+// Units that have a PID by their bitmaps are waited for, and no longer; one that answers another request is not taken for
+// having answered.
+func TestWaitsForTheUnitsThatHaveThePID(t *testing.T) {
+	drive(t, map[string][]string{"0100": {"7E8 410000180000", "7E9 410000080000"}, "010C": {"7E8 410C1AF8"}, "010D": {"7E8 410D2A", "7E9 410D2B"}},
+		func(t *testing.T, v *vehicle, c *Client) {
+			if _, err := c.Supported(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			one, err := c.Current(t.Context(), 0x0C)
+			two, err2 := c.Current(t.Context(), 0x0D)
+			if err != nil || err2 != nil || len(one) != 1 || len(two) != 2 || time.Since(began) != 0 {
+				t.Errorf("%v %v, %v %v in %v", one, err, two, err2, time.Since(began))
+			}
+			v.answers["010C"] = []string{"7E8 410D2A", "7E8 410C1AF8"}
+			if one, err = c.Current(t.Context(), 0x0C); err != nil || len(one) != 1 {
+				t.Errorf("%v %v", one, err)
+			}
+			v.answers["010D"] = []string{"7E9 410D2B"}
+			if one, err = c.Current(t.Context(), 0x0D); err != nil || len(one) != 1 || time.Since(began) != DefaultP2 {
+				t.Errorf("%v %v after %v", one, err, time.Since(began))
+			}
+		})
+}
+
 // A vehicle that answers one PID a request is asked so, and so from then on.
 func TestOnePIDFallback(t *testing.T) {
 	drive(t, map[string][]string{"010C": {"7E8 410C1AF8"}, "010D": {"7E8 410D2A"}, "010C0D": {"7E8 7F0112"}}, func(t *testing.T, v *vehicle, c *Client) {
@@ -187,6 +212,12 @@ func TestDecodeRefusesWhatIsWrong(t *testing.T) {
 		if values, err := DecodeCurrent(b, 0x0C, 0x0D); err == nil {
 			t.Errorf("%s: %v", answer, values)
 		}
+	}
+	if values, err := DecodeCurrent([]byte{0x41, 0x83, 1, 0, 100, 0, 0}, 0x83); err != nil || len(values[0].Data) != 5 {
+		t.Errorf("%v %v", values, err) // of an older edition
+	}
+	if values, err := DecodeCurrent([]byte{0x41, 0x0C, 0x1A}, 0x0C); err == nil {
+		t.Errorf("half an engine speed: %v", values)
 	}
 	var refusal *uds.NegativeError
 	if _, err := DecodeCurrent([]byte{0x7F, 1, 0x31}, 0x0C); !errors.As(err, &refusal) || refusal.Code != 0x31 {

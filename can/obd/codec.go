@@ -122,7 +122,7 @@ func split(data []byte, head int, asked []uint8) (values []Value, err error) {
 		pid, known := Lookup(v.PID)
 		n := len(data)
 		switch {
-		case len(asked) == 1 && (!known || n >= int(pid.Len)):
+		case len(asked) == 1 && (!known || n >= int(pid.Len) || n > 0 && pid.Len > 4): // older editions have fewer sensors in some: 6D, 6E, 83
 		case !known:
 			return values, fmt.Errorf("PID %02X of unknown length: %w", v.PID, ErrMalformed)
 		case n < int(pid.Len):

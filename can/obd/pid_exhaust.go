@@ -7,15 +7,15 @@ import "fmt"
 func addExhaust(t *table) {
 	t.add(0x69, 7, whenInOrder(u8("CommandedEGRA", "%", byteB, percent, 0), u8("ActualEGRA", "%", byteC, percent, 0), u8("EGRErrorA", "%", byteD, trim, -100),
 		u8("CommandedEGRB", "%", byteE, percent, 0), u8("ActualEGRB", "%", byteF, percent, 0), u8("EGRErrorB", "%", byteG, trim, -100))...)
-	t.add(0x6B, 5, same(1, "°C", 1, -40, "EGRTemperature11", "EGRTemperature12", "EGRTemperature21", "EGRTemperature22")...)
-	t.add(0x6F, 3, same(1, "kPa", 1, 0, "TurboInletPressureA", "TurboInletPressureB")...)
+	t.add(0x6B, 5, orWide(4, 4, same(1, "°C", 1, -40, "EGRTemperature11", "EGRTemperature12", "EGRTemperature21", "EGRTemperature22"))...)
+	t.add(0x6F, 3, orWide(2, 8, same(1, "kPa", 1, 0, "TurboInletPressureA", "TurboInletPressureB"))...)
 	t.add(0x70, 10, whenInOrder(u16("CommandedBoostPressureA", "kPa", byteB, perThird, 0), u16("BoostPressureA", "kPa", byteD, perThird, 0), bits("BoostControlA", byteJ, 1, 2),
 		u16("CommandedBoostPressureB", "kPa", byteF, perThird, 0), u16("BoostPressureB", "kPa", byteH, perThird, 0), bits("BoostControlB", byteJ, 3, 2))...)
 	t.add(0x71, 6, whenInOrder(u8("CommandedVGTA", "%", byteB, percent, 0), u8("VGTPositionA", "%", byteC, percent, 0), bits("VGTControlA", byteF, 1, 2),
 		u8("CommandedVGTB", "%", byteD, percent, 0), u8("VGTPositionB", "%", byteE, percent, 0), bits("VGTControlB", byteF, 3, 2))...)
 	t.add(0x72, 5, same(1, "%", percent, 0, "CommandedWastegateA", "WastegatePositionA", "CommandedWastegateB", "WastegatePositionB")...)
 	t.add(0x73, 5, same(2, "kPa", 0.01, 0, "ExhaustPressure1", "ExhaustPressure2")...)
-	t.add(0x74, 5)
+	t.add(0x74, 5, same(2, "rpm", 10, 0, "TurboSpeedA", "TurboSpeedB")...)
 	for i, turbo := range []string{"A", "B"} {
 		name := func(what string) string { return "Turbo" + turbo + what }
 		t.add(0x75+uint8(i), 7, whenInOrder(u8(name("CompressorInletTemperature"), "°C", byteB, 1, -40), u8(name("CompressorOutletTemperature"), "°C", byteC, 1, -40),
@@ -44,7 +44,7 @@ func addExhaust(t *table) {
 	t.add(0x85, 10, whenInOrder(u16("ReagentConsumption", "L/h", byteB, 0.005, 0), u16("ReagentDemand", "L/h", byteD, 0.005, 0),
 		u8("ReagentLevel", "%", byteF, percent, 0), u32("NOxWarningTime", "s", byteG, 1))...)
 	t.add(0x86, 5, same(2, "mg/m³", 0.0125, 0, "ParticulateMass1", "ParticulateMass2")...)
-	t.add(0x8B, 7, whenInOrder(flag("RegenerationActive", byteB, 0), flag("RegenerationForced", byteB, 1), flag("NOxAdsorberRegeneration", byteB, 2),
+	t.add(0x8B, 7, whenInOrder(flag("RegenerationInProgress", byteB, 0), flag("RegenerationIsActive", byteB, 1), flag("NOxAdsorberRegeneration", byteB, 2),
 		flag("NOxAdsorberDesulfurization", byteB, 3), u8("RegenerationTrigger", "%", byteC, percent, 0),
 		u16("RegenerationInterval", "min", byteD, 1, 0), u16("RegenerationDistance", "km", byteF, 1, 0))...)
 	for id, names := range map[uint8][4]string{0x8C: {"11", "12", "21", "22"}, 0x9C: {"13", "14", "23", "24"}} {

@@ -71,6 +71,18 @@ func same(bytes uint16, unit string, scale, offset float64, names ...string) []F
 	return fields
 }
 
+// orWide doubles a run of fields: with a support bit so many places further up the same bytes are of a scale so many times
+// as wide.
+func orWide(places int16, times float64, fields []Field) []Field {
+	for _, f := range fields {
+		f.Name += "Wide"
+		f.Scale *= times
+		f.If -= places
+		fields = append(fields, f)
+	}
+	return fields
+}
+
 // table is the list of PIDs by their number.
 type table [256]PID
 

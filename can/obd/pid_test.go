@@ -128,6 +128,11 @@ func TestDecodeByHand(t *testing.T) {
 		{0x06, "80", map[string]float64{"ShortTermFuelTrimBank1": 0}},
 		{0x06, "8000", map[string]float64{"ShortTermFuelTrimBank1": 0, "ShortTermFuelTrimBank3": -100}},
 		{0x64, "7D", map[string]float64{"TorqueAtIdle": 0}},
+		{0x6B, "1264640000", map[string]float64{"EGRTemperature12": 60, "EGRTemperature11Wide": 360}},
+		{0x6F, "066464", map[string]float64{"TurboInletPressureB": 100, "TurboInletPressureAWide": 800}},
+		{0x74, "0127100000", map[string]float64{"TurboSpeedA": 100000}},
+		{0x7A, "07FF9C00640064", map[string]float64{"ParticulateFilter1DeltaPressure": -1, "ParticulateFilter1InletPressure": 1, "ParticulateFilter1OutletPressure": 1}},
+		{0x83, "0300640065", map[string]float64{"NOx11": 100, "NOx12": 101}}, // as older vehicles have it
 	} {
 		data, err := hex.DecodeString(c.data)
 		if err != nil {
