@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Writer sends frames to an interface. It is for simulators and tests: the agent reads with a Reader, which cannot send.
+// Writer sends frames to an interface. Who may, and when, is decided before it (package poll); a Reader cannot send.
 // One goroutine calls Send; Close is safe from any.
 type Writer struct {
 	*socket

@@ -62,7 +62,7 @@ type ConnOptions struct {
 
 	NAs, NBs, NCr time.Duration // 0 takes the default of each
 
-	Clock clock.Clock // dates what is received; nil takes the system's
+	Clock clock.Clock // for timeouts, and dates frames that have no time; nil takes the system's
 	// Timer makes a context that ends with cause after d; nil takes context.WithTimeoutCause.
 	Timer func(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc)
 }

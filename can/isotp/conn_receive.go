@@ -34,10 +34,15 @@ func (c *Conn) handle(ctx context.Context, f *can.Frame) error {
 		c.inbound[from] = in
 	}
 	now := c.options.Clock.Boot()
+	// A message has its frames' time; how long it may take goes by the clock.
+	stamp := f.Time
+	if stamp == 0 {
+		stamp = now
+	}
 	switch p.kind {
 	case pciSingle:
 		c.interrupt(in)
-		c.put(result{message: Message{Data: bytes.Clone(p.data), First: now, Last: now, From: from, Bus: f.Bus}})
+		c.put(result{message: Message{Data: bytes.Clone(p.data), First: stamp, Last: stamp, From: from, Bus: f.Bus}})
 	case pciFirst:
 		c.interrupt(in)
 		if uint64(p.length) > uint64(c.options.MaxMessage) {
@@ -45,24 +50,25 @@ func (c *Conn) handle(ctx context.Context, f *can.Frame) error {
 			return c.sendFlow(ctx, flow, flowOverflow)
 		}
 		in.begin(&p, int(f.Len), from.head(), now)
+		in.first = stamp
 		in.block = c.options.BlockSize
 		return c.sendFlow(ctx, flow, flowContinue)
 	case pciConsecutive:
 		if in.open {
-			return c.consecutive(ctx, in, &p, f, now)
+			return c.consecutive(ctx, in, &p, f, now, stamp)
 		}
 	}
 	return nil
 }
 
 // consecutive goes on with an open message. After each block the sender waits for our flow control (§9.6.5.2).
-func (c *Conn) consecutive(ctx context.Context, in *incoming, p *pci, f *can.Frame, now int64) error {
+func (c *Conn) consecutive(ctx context.Context, in *incoming, p *pci, f *can.Frame, now, stamp int64) error {
 	whole, fits, why := in.add(p, now)
 	switch {
 	case !fits:
 		c.put(result{err: &LossError{From: in.from, Why: why}})
 	case whole:
-		c.put(result{message: Message{Data: bytes.Clone(in.buf), First: in.first, Last: in.last, From: in.from, Bus: f.Bus}})
+		c.put(result{message: Message{Data: bytes.Clone(in.buf), First: in.first, Last: stamp, From: in.from, Bus: f.Bus}})
 	case c.options.BlockSize != 0:
 		if in.block--; in.block == 0 {
 			in.block = c.options.BlockSize

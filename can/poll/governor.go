@@ -40,6 +40,19 @@ func (v Verdict) String() string {
 	return "unknown"
 }
 
+// Why says in words why nothing is sent, for a person who looks for the reason.
+func (v Verdict) Why() string {
+	switch v {
+	case IgnitionOff:
+		return "the ignition is off, or was not heard of"
+	case LowVoltage:
+		return "the supply voltage is low, or was not heard of"
+	case OtherTester:
+		return "another tester is on the bus"
+	}
+	return v.String()
+}
+
 // Options are the choices of a Governor.
 type Options struct {
 	Allow   []isotp.Address // identifiers that may be sent, address bytes not looked at; none refuses all
@@ -55,6 +68,8 @@ type Options struct {
 	MinVoltage, Resume float64
 	// ReportFor is how long a report of ignition or voltage is good for; 0 takes a minute.
 	ReportFor time.Duration
+	// NoVoltage is for a vehicle that does not tell its supply's voltage: the ignition alone decides.
+	NoVoltage bool
 }
 
 // Stats count the verdicts.
@@ -85,6 +100,9 @@ type Governor struct {
 type bucket struct{ level, size, perSecond float64 }
 
 func (b *bucket) fill(ns int64) { b.level = min(b.size, b.level+b.perSecond*float64(ns)/1e9) }
+
+// lacks is how long it takes until n are there, or as many as it holds, s.
+func (b *bucket) lacks(n float64) float64 { return (min(n, b.size) - b.level) / b.perSecond }
 
 // echo is a frame of ours that a reader may hear.
 type echo struct {
@@ -167,9 +185,9 @@ func (g *Governor) Voltage(now int64, volts float64) {
 }
 
 // Heard tells of a frame on the bus, our own among them if the reader hears those. One from another tester begins, or
-// renews, the silence.
+// renews, the silence: one with an identifier by which testers ask, or that is ours to send.
 func (g *Governor) Heard(now int64, f *can.Frame) {
-	if !FromTester(f) {
+	if !FromTester(f) && !g.listed(f) || f.Flags&(can.FlagRemote|can.FlagError) != 0 {
 		return
 	}
 	g.advance(now)
@@ -184,37 +202,46 @@ func (g *Governor) Heard(now int64, f *can.Frame) {
 // Decide answers whether a frame may be sent now. Send takes its tokens: the frame has then to be sent.
 func (g *Governor) Decide(now int64, f *can.Frame) Verdict {
 	g.advance(now)
-	v := g.judge(f)
+	v := g.judge(f, 1)
 	g.stats[v]++
 	if v != Send {
 		return v
 	}
 	g.frames.level--
 	g.bits.level -= frameBits(f)
-	if FromTester(f) {
-		if len(g.own) >= maxEchoes {
-			g.own = slices.Delete(g.own, 0, 1)
-		}
-		g.own = append(g.own, echo{frame: *f, at: g.now})
+	if len(g.own) >= maxEchoes {
+		g.own = slices.Delete(g.own, 0, 1)
 	}
+	g.own = append(g.own, echo{frame: *f, at: g.now})
 	return Send
 }
 
-func (g *Governor) judge(f *can.Frame) Verdict {
+// Room answers what Decide would, with room for so many frames like f together, and how long it takes until there are
+// tokens for them. It takes none and counts nothing. More frames than the bursts hold are asked for as a full burst.
+func (g *Governor) Room(now int64, f *can.Frame, frames int) (Verdict, time.Duration) {
+	g.advance(now)
+	return g.judge(f, frames), g.wait(f, frames)
+}
+
+// listed reports whether a frame has an identifier that may be sent.
+func (g *Governor) listed(f *can.Frame) bool {
+	return slices.ContainsFunc(g.options.Allow, func(a isotp.Address) bool { return a.ID == f.ID && a.Extended == f.Extended() })
+}
+
+func (g *Governor) judge(f *can.Frame, frames int) Verdict {
 	good := func(known bool, at int64) bool { return known && g.now-at <= int64(g.options.ReportFor) }
-	listed := slices.ContainsFunc(g.options.Allow, func(a isotp.Address) bool { return a.ID == f.ID && a.Extended == f.Extended() })
 	switch {
-	case !listed || f.Flags&(can.FlagRemote|can.FlagError) != 0:
+	case !g.listed(f) || f.Flags&(can.FlagRemote|can.FlagError) != 0:
 		return NotListed
 	case !good(g.ignitionOK, g.ignitionAt) || !g.ignition:
 		return IgnitionOff
-	case !good(g.voltageOK, g.voltageAt) || !g.powered:
+	case !g.options.NoVoltage && (!good(g.voltageOK, g.voltageAt) || !g.powered):
 		return LowVoltage
 	case g.now < g.quietUntil:
 		return OtherTester
-	case g.frames.level < 1:
+	case g.frames.lacks(float64(frames)) > 0:
 		return Rate
-	case g.bits.level < frameBits(f):
+	case g.bits.lacks(float64(frames)*frameBits(f)) > 0:
 		return Load
 	}
 	return Send

@@ -169,6 +169,49 @@ func TestOwnFramesAreNoOtherTesters(t *testing.T) {
 	want(t, g, 3*second, request(), OtherTester)
 }
 
+// A unit may listen on an identifier that no standard gives to testers: who else asks there is one all the same.
+func TestOtherTesterOnAListedIdentifier(t *testing.T) {
+	g := ready(t, func(o *Options) { o.Allow = append(o.Allow, isotp.Address{ID: 0x740}) })
+	own := &can.Frame{ID: 0x740, Len: 8, Data: [64]byte{3, 0x22, 0xF1, 0x90}}
+	want(t, g, second, own, Send)
+	g.Heard(second+1000, own)
+	want(t, g, second+2000, request(), Send)
+	g.Heard(second+3000, &can.Frame{ID: 0x740, Len: 8, Data: [64]byte{2, 0x10, 0x03}})
+	want(t, g, second+4000, request(), OtherTester)
+}
+
+// A vehicle without a voltage signal has to say so.
+func TestNoVoltage(t *testing.T) {
+	g, err := New(Options{Allow: []isotp.Address{{ID: 0x7DF}}, BitRate: 500_000, NoVoltage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, g, 0, request(), IgnitionOff)
+	g.Ignition(0, true)
+	want(t, g, 0, request(), Send)
+}
+
+func TestRoom(t *testing.T) {
+	g := ready(t, func(o *Options) { o.FrameRate, o.Burst, o.Share = 10, 4, 0.5 })
+	want(t, g, 0, request(), Send)
+	want(t, g, 0, request(), Send)
+	for _, c := range []struct {
+		frames int
+		v      Verdict
+		wait   time.Duration
+	}{{1, Send, 0}, {2, Send, 0}, {3, Rate, 100 * time.Millisecond}, {4, Rate, 200 * time.Millisecond}, {9, Rate, 200 * time.Millisecond}} {
+		if v, wait := g.Room(0, request(), c.frames); v != c.v || wait != c.wait {
+			t.Errorf("%d frames: %v and %v, want %v and %v", c.frames, v, wait, c.v, c.wait)
+		}
+	}
+	if s := g.Stats(); s != (Stats{Send: 2}) {
+		t.Errorf("%v: asking for room counts", s)
+	}
+	if v, _ := g.Room(0, &can.Frame{ID: 0x7E0}, 1); v != NotListed {
+		t.Errorf("%v", v)
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	for _, o := range []Options{{}, {BitRate: 2_000_000}, {BitRate: 500_000, Share: 0.9}, {BitRate: 500_000, Share: -1}, {BitRate: 500_000, FrameRate: math.NaN()},
 		{BitRate: 500_000, Burst: -1}, {BitRate: 500_000, MinVoltage: 12, Resume: 11}, {BitRate: 500_000, BackOff: -1}} {

@@ -68,10 +68,10 @@ func (g *Guard) Send(ctx context.Context, f *can.Frame) error {
 
 // Wait is how long it takes until there are tokens for a frame, at the time of the latest decision; no less than 1 ms
 // when there are none.
-func (g *Governor) Wait(f *can.Frame) time.Duration {
-	frames := (1 - g.frames.level) / g.frames.perSecond
-	bits := (frameBits(f) - g.bits.level) / g.bits.perSecond
-	seconds := max(frames, bits)
+func (g *Governor) Wait(f *can.Frame) time.Duration { return g.wait(f, 1) }
+
+func (g *Governor) wait(f *can.Frame, frames int) time.Duration {
+	seconds := max(g.frames.lacks(float64(frames)), g.bits.lacks(float64(frames)*frameBits(f)))
 	if seconds <= 0 {
 		return 0
 	}

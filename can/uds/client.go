@@ -40,6 +40,7 @@ type Options struct {
 type Client struct {
 	conn    Conn
 	options Options
+	last    int64
 }
 
 // NewClient makes a Client over a conversation with one unit.
@@ -90,11 +91,15 @@ func (c *Client) Do(ctx context.Context, request []byte) ([]byte, error) {
 		case err != nil:
 			return nil, err
 		default:
+			c.last = m.Last
 			return m.Data, nil
 		}
 	}
 	return nil, fmt.Errorf("service %02X: %w", request[0], ErrOther)
 }
+
+// Answered is the time of the last frame of the latest response, ns.
+func (c *Client) Answered() int64 { return c.last }
 
 // echoes reports whether a response's data begin with what the service repeats of its request: the first data identifier,
 // or the sub-function without the bit that suppresses responses.
