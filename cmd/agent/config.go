@@ -50,7 +50,8 @@ type canConfig struct {
 	DBC        []string `yaml:"dbc"`
 	J1939      bool     `yaml:"j1939"`
 
-	Record recordConfig `yaml:"record"`
+	Record   recordConfig    `yaml:"record"`
+	Diagnose *diagnoseConfig `yaml:"diagnose"`
 }
 
 type gpsConfig struct {

@@ -47,6 +47,9 @@ func newFeatures(bus canSettings, databases []*can.Database) []feature {
 	if speaksJ1939(bus, databases) {
 		list = append(list, &j1939Feature{bus: bus.Bus})
 	}
+	if bus.Diagnose != nil {
+		list = append(list, &diagnosis{bus: bus.Bus, settings: bus.Diagnose})
+	}
 	return list
 }
 

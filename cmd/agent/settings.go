@@ -53,6 +53,7 @@ type canSettings struct {
 	DBC        []string
 	J1939      bool
 	Record     recordSettings
+	Diagnose   *diagnoseSettings // nil: nothing is sent
 }
 
 type gpsSettings struct {
@@ -91,6 +92,11 @@ type checker struct {
 }
 
 func (c *checker) fail(text string, path ...any) {
+	c.list = append(c.list, problem{c.d.line(path...), keyPath(path) + ": " + text})
+}
+
+// keyPath writes a path as can[0].dbc[1].
+func keyPath(path []any) string {
 	var key strings.Builder
 	for _, p := range path {
 		switch p := p.(type) {
@@ -103,7 +109,7 @@ func (c *checker) fail(text string, path ...any) {
 			fmt.Fprintf(&key, "[%d]", p)
 		}
 	}
-	c.list = append(c.list, problem{c.d.line(path...), key.String() + ": " + text})
+	return key.String()
 }
 
 // check turns a file into settings, or says everything that is wrong with it. Relative paths are taken from the
@@ -186,9 +192,10 @@ func (c *checker) sources(s *settings) {
 			o.DBC = append(o.DBC, path)
 		}
 		o.Record = c.record(r.Record, i)
-		if len(r.DBC) == 0 && r.Record == nil && !r.J1939 {
-			c.fail("want at least one DBC file, without which no signal of this bus has a name, or record: all, or j1939: true for its trouble codes alone", at("dbc")...)
+		if len(r.DBC) == 0 && r.Record == nil && !r.J1939 && r.Diagnose == nil {
+			c.fail("want at least one DBC file, without which no signal of this bus has a name, or record: all, or j1939: true for its trouble codes alone, or diagnose:", at("dbc")...)
 		}
+		o.Diagnose = c.diagnosis(&r, o, i)
 		s.CAN = append(s.CAN, o)
 	}
 	for i, r := range raw.GPS {

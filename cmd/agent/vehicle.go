@@ -61,6 +61,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 		}
 		v.features = append(v.features, features)
 	}
+	if err := v.watchPower(s, subscribable, names); err != nil {
+		return nil, err
+	}
 	for _, receiver := range s.GPS {
 		available = append(available, gps.Signals(receiver.Name)...)
 	}
@@ -160,7 +163,7 @@ func load(file string) (*settings, *vehicle, error) {
 	}
 	v, err := newVehicle(s)
 	if err != nil {
-		return nil, nil, errors.Join(&problems{file, []problem{{d.line("collect"), err.Error()}}})
+		return nil, nil, errors.Join(&problems{file, []problem{{d.line(placeOf(err, "collect")...), err.Error()}}})
 	}
 	return s, v, nil
 }
