@@ -97,13 +97,13 @@ func TestTheBusIsOpenedWhenTheFirstFrameMayBeSent(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	families, err := (prometheus.Gatherers{gather(t, d)}).Gather()
+	families, err := (prometheus.Gatherers{registryOf(t, d)}).Gather()
 	if err != nil || len(families) != 5 {
 		t.Errorf("%d metrics, %v", len(families), err)
 	}
 }
 
-func gather(t *testing.T, d *diagnosis) *prometheus.Registry {
+func registryOf(t *testing.T, d *diagnosis) *prometheus.Registry {
 	t.Helper()
 	r := prometheus.NewPedanticRegistry()
 	if err := r.Register(newDiagnoseMetrics("can0", d.poller)); err != nil {
