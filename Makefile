@@ -35,7 +35,7 @@ check: ## gofmt and go vet, for this machine and for the vehicles
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
 test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
-	$(RACE) -skip '^TestVcan' -timeout 10m ./...
+	$(RACE) -skip '^TestVcan' -timeout 15m ./...
 	.ci/test-arm $(VEHICLE)
 	.ci/fuzz $(FUZZTIME)
 
