@@ -182,7 +182,7 @@ func readBatch(path string, e entry) (header, []byte, error) {
 	if e.at != 0 {
 		value = make([]byte, headerBytes+int(e.length))
 		if n, err := f.ReadAt(value, e.at); n < len(value) {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("%w: the file ends", errRecord)
 			}
 			return header{}, value[:n], err
@@ -295,7 +295,7 @@ func readJournal(path string, j journaled) (list []journalRead, err error) {
 // blocks is what a file occupies on disk, in bytes.
 func blocks(info fs.FileInfo) int64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int64(st.Blocks) * 512
+		return st.Blocks * 512
 	}
 	return info.Size()
 }

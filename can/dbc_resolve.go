@@ -138,8 +138,10 @@ func (p *parser) setAttribute(r reference) {
 }
 
 func (p *parser) setEncoding(r reference) {
-	var encoding Encoding
-	bits := 0
+	var (
+		encoding Encoding
+		bits     int
+	)
 	switch r.text {
 	case "0":
 		return

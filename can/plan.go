@@ -135,7 +135,7 @@ func (p *Plan) add(m *Message, allJ1939 bool) int {
 		return -1
 	}
 	entry := planMessage{message: m, id: m.ID, number: uint16(number), extended: m.Extended, j1939: m.Extended && (m.J1939 || allJ1939)}
-	before := uint16(0)
+	var before uint16
 	if m.Extended {
 		before, _ = p.extended.get(m.ID & MaxExtendedID)
 	} else {

@@ -32,7 +32,7 @@ func globDistance(pattern, name string) int {
 	for n := range row {
 		row[n] = n
 	}
-	for p := 0; p < len(pattern); p++ {
+	for p := range len(pattern) {
 		diagonal := row[0]
 		if pattern[p] != '*' {
 			row[0]++

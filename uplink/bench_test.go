@@ -71,7 +71,7 @@ func newBench(t testing.TB, proxied bool) *bench {
 }
 
 func (b *bench) logger() *slog.Logger {
-	var w io.Writer = io.Discard
+	w := io.Discard
 	if os.Getenv("WAYBILL_TESTLOG") != "" {
 		w = os.Stderr
 	}

@@ -393,7 +393,9 @@ func testStats(t *testing.T, d Disks) {
 	fill(t, q, tele, 6, 1000)
 	journaled := q.Reserve(tele)
 	commit(t, q, nil, []buffer.JournalEntry{Entry(tele, journaled, 0)})
-	q.Release(tele, buffer.Range{First: 1, Last: 2}, buffer.Range{First: 5, Last: 5})
+	if err := q.Release(tele, buffer.Range{First: 1, Last: 2}, buffer.Range{First: 5, Last: 5}); err != nil {
+		t.Fatal(err)
+	}
 	got := q.Stats().Lanes[tele]
 	got.Segments = 0
 	want := buffer.LaneStats{Batches: 3, Bytes: 3000, Oldest: 3, Newest: 6, Next: 8}

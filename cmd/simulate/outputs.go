@@ -75,7 +75,7 @@ func openFile(ctx context.Context, path string) (*os.File, error) {
 		f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err == nil {
 			// A reader that no longer reads must not keep us from ending.
-			context.AfterFunc(ctx, func() { f.SetWriteDeadline(time.Now().Add(time.Second)) })
+			context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Now().Add(time.Second)) })
 			return f, nil
 		}
 		if !errors.Is(err, unix.ENXIO) { // nobody has it open for reading yet

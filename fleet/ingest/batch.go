@@ -214,7 +214,7 @@ func rawOfNumber(number float64, spec *telemetrypb.Signal) store.Scalar {
 	if scale == 0 {
 		scale = 1
 	}
-	kind := telemetrypb.KindNone
+	var kind telemetrypb.Kind
 	switch spec.GetType() {
 	case telemetrypb.ValueType_VALUE_TYPE_FLOAT:
 		if scale == 1 && offset == 0 {

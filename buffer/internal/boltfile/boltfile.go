@@ -58,7 +58,7 @@ type Snapshot struct {
 func Open(r io.ReaderAt, size int64) (*Snapshot, error) {
 	var best *Snapshot
 	whole := 0
-	for id := int64(0); id < 2; id++ {
+	for id := range int64(2) {
 		s, err := readMeta(r, size, id)
 		switch {
 		case errors.Is(err, ErrDamaged):
