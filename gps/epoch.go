@@ -47,7 +47,9 @@ type epoch struct {
 	trailing  bool        // the last known sentence was a GLL, which further sentences may follow
 	lastTimed kind        // the kind of the last timed sentence; kindUnknown: none yet
 	digit     int64       // its time, clockTime.digit
-	begun     bool        // a first timed sentence was seen
+	// timedKinds are the kinds of timed sentences since the time last changed.
+	timedKinds uint32
+	begun      bool // a first timed sentence was seen
 
 	report    Fix // the epoch as last reported
 	reported  bool
@@ -88,7 +90,9 @@ func (e *epoch) end(u *update) (begins, ends bool) {
 	}
 	switch {
 	case u.timed:
-		begins = !e.begun || differ(u.clock.digit, e.digit)
+		// Of two sentences of a kind with different times the second belongs to the next epoch, however close they are.
+		again := e.timedKinds&(1<<u.kind) != 0 && u.clock.digit != e.digit
+		begins = !e.begun || again || differ(u.clock.digit, e.digit)
 		if begins && e.begun && !e.ender[e.lastTimed] && !e.trailing {
 			e.ender[e.lastTimed] = true
 			e.reliable = true
@@ -104,6 +108,10 @@ func (e *epoch) end(u *update) (begins, ends bool) {
 	ends = ends || (u.timed || e.trailing) && e.ender[u.kind]
 	if u.timed {
 		e.lastTimed = u.kind
+		if begins {
+			e.timedKinds = 0
+		}
+		e.timedKinds |= 1 << u.kind
 	}
 	if u.untimed {
 		e.reliable = false
@@ -120,6 +128,9 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 	e := &p.epoch
 	known := e.reliable
 	begins, ends := e.end(u)
+	if u.kind == kindGSA && u.fix.Mode == ModeNoFix && e.reported && e.report.Valid() {
+		u.set &^= setMode // satellites lost after the fix: the next epoch's to tell, this one had them
+	}
 	if u.set&setMode != 0 && e.current.Mode == Mode3D && u.fix.Mode != ModeNoFix &&
 		(e.last.Has(HasAltitude) || e.before.Has(HasAltitude)) {
 		u.fix.Mode = Mode3D // RMC and single GSA often say less than the epoch has; no fix is believed, 2D is not
