@@ -125,14 +125,19 @@ func (p *Parser) decodeGSA(f *fields, u *update) bool {
 	}
 	talker := f.get(0)[1]
 	if e.gsaTalker == 0 || e.gsaTalker == talker && talker != 'N' {
-		e.used = 0
+		e.used, p.sky.usedN = 0, 0
 	}
 	e.gsaTalker = talker
+	system := SystemUnknown
+	if c := f.get(18); len(c) == 1 && c[0] >= '1' && c[0] <= '6' {
+		system = System(c[0] - '0')
+	}
 	if talker != 'P' {
 		e.manySystems = true
 	}
 	for i := 3; i < min(f.count-3, 15); i++ {
-		if parseCount(f.get(i)) > 0 {
+		if id := parseCount(f.get(i)); id > 0 {
+			p.sky.use(identify(talkerOf(f), system, id))
 			e.used++
 		}
 	}
@@ -174,6 +179,7 @@ func (p *Parser) decodeZDA(f *fields, u *update) bool {
 	u.clock, u.timed = t, true
 	p.date.timeOfDay = t.ns
 	u.setTime(&p.date)
+	u.set |= setDate
 	return true
 }
 

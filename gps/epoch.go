@@ -1,7 +1,7 @@
 package gps
 
 // setFields says which fields of a Fix a sentence gives.
-type setFields uint16
+type setFields uint32
 
 const (
 	setTime setFields = 1 << iota
@@ -16,6 +16,12 @@ const (
 	setVDOP
 	setSatellites
 	setQuality
+	setDate
+	setErrorHorizontal
+	setErrorVertical
+	setHeading
+	// setReporting are those that make a report of an epoch whose end is not known, or is behind.
+	setReporting = setDate - 1
 )
 
 // update is what one sentence says.
@@ -59,7 +65,10 @@ type epoch struct {
 	started   bool   // the epoch has a sentence
 	lostKinds uint32 // kinds of sentences without fix and time seen in it
 	dated     bool   // it has a timed sentence
-	gsaTalker byte   // second letter of the talker of the GSA before, 0 when that was another sentence
+	// deviations: it has a GST, which GBS does not overrule.
+	deviations bool
+	ahead      update // a GST of the epoch to come
+	gsaTalker  byte   // second letter of the talker of the GSA before, 0 when that was another sentence
 	// used counts the satellites of the last set of GSA sentences.
 	used        int
 	manySystems bool
@@ -103,7 +112,7 @@ func (e *epoch) end(u *update) (begins, ends bool) {
 		e.ender[u.kind] = true
 		e.reliable = true
 	default:
-		ends = u.set != 0 && e.ender[e.lastTimed]
+		ends = u.set&setReporting != 0 && e.ender[e.lastTimed]
 	}
 	ends = ends || (u.timed || e.trailing) && e.ender[u.kind]
 	if u.timed {
@@ -126,6 +135,9 @@ func differ(a, b int64) bool { return a-b > 10 || b-a > 10 }
 // finish merges a sentence into the epoch and emits what has ended.
 func (p *Parser) finish(u *update, emit func(Fix)) {
 	e := &p.epoch
+	if u.kind == kindGST && u.clock.digit != 0 && e.begun && differ(u.clock.digit, e.digit) {
+		e.ahead, u.set = *u, 0
+	}
 	known := e.reliable
 	begins, ends := e.end(u)
 	if u.kind == kindGSA && u.fix.Mode == ModeNoFix && e.reported && e.report.Valid() {
@@ -143,6 +155,11 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 		}
 		e.reset()
 		e.current = Fix{Boot: e.current.Boot}
+		if e.ahead.set != 0 && !differ(e.ahead.clock.digit, u.clock.digit) {
+			e.current.takeExtras(&e.ahead)
+			e.deviations = true
+		}
+		e.ahead.set = 0
 	case e.standsAlone(u):
 		p.closeEpoch(known, emit)
 		e.reset()
@@ -157,6 +174,7 @@ func (p *Parser) finish(u *update, emit func(Fix)) {
 		e.lostKinds |= 1 << u.kind
 	}
 	e.merge(u)
+	e.append(u)
 	if ends || !e.reliable && u.set&(setPosition|setMode) != 0 {
 		e.report, e.reported = e.current, true
 		e.reports++
@@ -195,7 +213,7 @@ func (p *Parser) closeEpoch(known bool, emit func(Fix)) {
 // reset forgets what is counted within an epoch; what is known of receiver and fix stays.
 func (e *epoch) reset() {
 	e.reports, e.lostKinds = 0, 0
-	e.reported, e.emitted, e.dated = false, false, false
+	e.reported, e.emitted, e.dated, e.deviations = false, false, false, false
 }
 
 func (e *epoch) merge(u *update) {
@@ -248,7 +266,35 @@ func (e *epoch) merge(u *update) {
 		c.Quality = u.fix.Quality
 		c.Fields |= HasQuality
 	}
+	if u.set&setDate != 0 {
+		c.Fields |= HasDate
+	}
+	c.takeExtras(u)
 	e.derive()
+}
+
+// takeExtras takes what a sentence says beside the fix itself.
+func (f *Fix) takeExtras(u *update) {
+	if u.set&setErrorHorizontal != 0 {
+		f.ErrorLatitude, f.ErrorLongitude = u.fix.ErrorLatitude, u.fix.ErrorLongitude
+		f.Fields |= HasErrorHorizontal
+	}
+	if u.set&setErrorVertical != 0 {
+		f.ErrorAltitude = u.fix.ErrorAltitude
+		f.Fields |= HasErrorVertical
+	}
+	if u.set&setHeading != 0 {
+		f.Heading = u.fix.Heading
+		f.Fields |= HasHeading
+	}
+}
+
+// append adds to an epoch that was reported what trails it.
+func (e *epoch) append(u *update) {
+	e.deviations = e.deviations || u.kind == kindGST && u.set != 0
+	if e.reported && !e.emitted {
+		e.report.takeExtras(u)
+	}
 }
 
 // derive works the speed out where the receiver gives none.
@@ -281,6 +327,8 @@ func (p *Parser) Flush(emit func(Fix)) {
 	}
 	e.emitted = true
 	p.count.Fixes++
+	p.sky.tell(&e.report)
+	deriveErrors(&e.report)
 	emit(e.report)
 }
 

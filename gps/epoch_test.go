@@ -196,11 +196,16 @@ func TestOneFixAnEpochWithEveryField(t *testing.T) {
 	emit := func(f Fix) { fixes = append(fixes, f) }
 	p.Feed(input, 77, emit)
 	p.End(emit)
+	vdop := 1.6 // a variable: constants are multiplied exactly
 	want := Fix{
 		Boot: 77, Latitude: 48117300000, Longitude: 11516666667, Altitude: 545.4, Separation: 46.9,
 		Speed: 22.4 * 1852 / 3600, Track: 84.4, PDOP: 1.8, HDOP: 0.9, VDOP: 1.6, Satellites: 8, Mode: Mode3D,
-		Quality: QualityDGNSS, Fields: 1<<11 - 1,
+		Quality: QualityDGNSS,
+		// Derived: 1.5 m a range times the dilution, its horizontal part in equal shares.
+		ErrorLatitude: 0.9 * 1.5 / math.Sqrt2, ErrorLongitude: 0.9 * 1.5 / math.Sqrt2, ErrorAltitude: float64(vdop * 1.5),
+		Fields: 1<<11 - 1 | HasDate | HasErrorHorizontal | HasErrorVertical | ErrorsDerived,
 	}
+	want.Systems[SystemGPS].Used = 8
 	if len(fixes) != 4 {
 		t.Fatalf("%d fixes, want 4", len(fixes))
 	}

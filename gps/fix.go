@@ -39,7 +39,7 @@ func (q Quality) String() string {
 }
 
 // Fields says which fields of a Fix are known; a field whose bit is not set means nothing.
-type Fields uint16
+type Fields uint32
 
 // The bits of Fields.
 const (
@@ -57,6 +57,15 @@ const (
 	// SpeedDerived: the receiver gave no speed in this epoch; Speed is the distance from the fix before over the time
 	// between. HasSpeed is set as well.
 	SpeedDerived
+	// HasDate: date and time of day both came from the receiver in this epoch; without it the day is carried on from an
+	// earlier one.
+	HasDate
+	HasHeading
+	HasErrorHorizontal // ErrorLatitude and ErrorLongitude
+	HasErrorVertical
+	ErrorsDerived // the errors are the dilutions times an assumed range error, not the receiver's own
+	HasSeen
+	HasTimeError
 )
 
 // Fix is what a receiver said in one epoch. The zero value is a fix of which nothing is known.
@@ -72,10 +81,17 @@ type Fix struct {
 	PDOP       float64
 	HDOP       float64
 	VDOP       float64
-	Satellites int // used in the solution
-	Mode       Mode
-	Quality    Quality
-	Fields     Fields
+	// The errors are of one standard deviation, m.
+	ErrorLatitude, ErrorLongitude, ErrorAltitude float64
+	Heading                                      float64 // degrees from true north: where the vehicle points
+	TimeError                                    float64 // s, of Time, as the source estimates it
+	Satellites                                   int     // used in the solution
+	Seen                                         int     // in view
+	Systems                                      [systems]SystemCount
+	Mode                                         Mode
+	Quality                                      Quality
+	Suspect                                      Suspect // set by a Judge
+	Fields                                       Fields
 }
 
 // Has says whether every one of the named fields is known.

@@ -28,6 +28,14 @@ func checkFix(t *testing.T, f Fix) {
 		t.Errorf("altitude %v", f.Altitude)
 	case f.Has(HasHDOP) && !(f.HDOP >= 0 && f.HDOP < 99):
 		t.Errorf("hdop %v", f.HDOP)
+	case f.Has(HasErrorHorizontal) && !(f.ErrorLatitude >= 0 && f.ErrorLongitude >= 0 && f.ErrorLatitude < maxError && f.ErrorLongitude < maxError):
+		t.Errorf("errors %v %v", f.ErrorLatitude, f.ErrorLongitude)
+	case f.Has(HasErrorVertical) && !(f.ErrorAltitude >= 0 && f.ErrorAltitude < maxError):
+		t.Errorf("altitude's error %v", f.ErrorAltitude)
+	case f.Has(HasHeading) && !(f.Heading >= 0 && f.Heading < 360):
+		t.Errorf("heading %v", f.Heading)
+	case f.Seen < 0 || f.Seen > maxSky:
+		t.Errorf("%d satellites in view", f.Seen)
 	case f.Satellites < 0:
 		t.Errorf("%d satellites", f.Satellites)
 	}
@@ -41,6 +49,7 @@ func FuzzParser(f *testing.F) {
 	f.Add([]byte("# Date: 2019-2-4\n$GPTXT*4F\n$PQGSA*00$PSTI,030*00"), uint16(3))
 	f.Add(lines("GNGNS,120000,4807.038,N,01131.000,E,AN,08,0.9,545.4,46.9,,,V", "GPGLL,4807.038,N,01131.000,E,120001,A,A"), uint16(64))
 	f.Add(lines("GPZDA,120000.00,29,02,2024,-12,30", "GPRMC,235960,A,4807.038,S,17959.999,W,022.4,360.0,311216,,", "PGRMZ,246,f,3"), uint16(2))
+	f.Add(lines("GPGST,120000,1,,,,2.5,3.5,5", "GLGBS,120000,1,2,3,,,,", "GPGSV,2,1,05,01,40,083,46,02,17,308,,12,07,344,39,14,22,228,45,1", "GNHDT,123.4,T"), uint16(9))
 	f.Add(lines("PSTI,030,120000.000,A,4807.038,N,01131.000,E,100.0,1,2,3,230326,A,1,2", "PSRFEPE,120000,A,,,,,"), uint16(5))
 	f.Fuzz(func(t *testing.T, data []byte, chunk uint16) {
 		p, err := NewParser(ParserOptions{LogHeaders: true, OnReject: func(Reject) {}})
@@ -49,6 +58,10 @@ func FuzzParser(f *testing.F) {
 		}
 		emit := func(fix Fix) {
 			checkFix(t, fix)
+			sky := p.AppendSky(nil)
+			if len(sky) > maxSky {
+				t.Errorf("%d in the sky", len(sky))
+			}
 			if fix.Valid() && p.Counters().Sentences == 0 {
 				t.Error("a fix without a sentence")
 			}
@@ -105,7 +118,7 @@ func FuzzRoundTrip(f *testing.F) {
 		close("speed", got.Speed, in.Speed, 0.000258)
 		close("track", math.Remainder(got.Track-in.Track, 360), 0, 0.00501)
 		if got.Time != in.Time || got.Satellites != in.Satellites || got.Mode != in.Mode || got.Quality != in.Quality ||
-			got.HDOP != in.HDOP || got.PDOP != in.PDOP || got.VDOP != in.VDOP || got.Fields != in.Fields {
+			got.HDOP != in.HDOP || got.PDOP != in.PDOP || got.VDOP != in.VDOP || got.Fields&(1<<11-1) != in.Fields || got.Systems[SystemGPS].Used != uint8(in.Satellites) || !got.Has(HasDate) {
 			t.Errorf("\n got %+v\nwant %+v", got, in)
 		}
 	})

@@ -29,6 +29,7 @@ type Parser struct {
 	scan   scanner
 	fields fields
 	epoch  epoch
+	sky    sky
 	count  Counters
 	date   dating
 	stat   *metrics
@@ -57,6 +58,7 @@ func (p *Parser) Reset(emit func(Fix)) {
 	line := p.scan.line
 	p.scan = scanner{line: line, lineHead: true}
 	p.epoch = epoch{}
+	p.sky = sky{}
 	p.date = dating{reference: p.date.reference, hasReference: p.date.hasReference}
 }
 

@@ -15,6 +15,8 @@ const (
 	kindZDA
 	kindGST
 	kindGBS
+	kindGSV
+	kindHDT
 	kindPGRMZ   // Garmin: altitude and mode
 	kindPSTI    // SkyTraq
 	kindPSRFEPE // SiRF: estimated errors
@@ -24,6 +26,7 @@ const (
 // minFields is the least number of fields, address included, that a sentence of each kind has.
 var minFields = [kinds]int{
 	kindRMC: 8, kindGGA: 13, kindGLL: 7, kindGNS: 13, kindGSA: 18, kindVTG: 5, kindZDA: 4, kindGST: 8, kindGBS: 7,
+	kindGSV: 4, kindHDT: 2,
 	kindPGRMZ: 4, kindPSTI: 2, kindPSRFEPE: 7,
 }
 
@@ -53,12 +56,16 @@ func kindOf(f *fields) kind {
 			k = kindGST
 		case "GBS":
 			k = kindGBS
-		case "GSV", "TXT", "HDG", "HDT", "THS", "DTM", "DBT", "BWC", "MWD", "MWV":
+		case "GSV":
+			k = kindGSV
+		case "HDT":
+			k = kindHDT
+		case "TXT", "HDG", "THS", "DTM", "DBT", "BWC", "MWD", "MWV":
 			k = kindAside
 		}
 	}
 	if f.count < minFields[k] {
-		if k == kindGSA {
+		if k == kindGSA || k == kindGSV || k == kindHDT {
 			return kindAside
 		}
 		return kindUnknown
@@ -97,8 +104,14 @@ func (p *Parser) decode(f *fields, u *update) bool {
 		return p.decodeVTG(f, u)
 	case kindZDA:
 		return p.decodeZDA(f, u)
+	case kindGST:
+		return decodeGST(f, u)
 	case kindGBS:
-		return p.takeClock(f.get(1), u)
+		return p.takeClock(f.get(1), u) && (p.epoch.deviations || takeErrors(f, 2, u))
+	case kindGSV:
+		p.decodeGSV(f)
+	case kindHDT:
+		return decodeHDT(f, u)
 	case kindPGRMZ:
 		return p.decodePGRMZ(f, u)
 	case kindPSTI:
@@ -145,6 +158,7 @@ func (p *Parser) takeDated(clock, date []byte, u *update) bool {
 	}
 	p.date.timeOfDay = u.clock.ns
 	u.setTime(&p.date)
+	u.set |= setDate
 	return true
 }
 
