@@ -51,7 +51,7 @@ type Judge struct {
 // Judge sets f.Suspect. f.Boot must be that of its receipt, or its Time known.
 func (j *Judge) Judge(f *Fix) {
 	f.Suspect = 0
-	if f.Has(HasTime) {
+	if f.Has(HasTime) && f.Mode != ModeUnknown { // a lone ZDA may run ahead
 		if j.hasTime && f.Time == j.lastTime {
 			f.Suspect |= SuspectStale
 		} else if j.hasTime && f.Time < j.lastTime {

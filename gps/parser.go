@@ -86,6 +86,9 @@ func (p *Parser) sentence(emit func(Fix)) {
 	p.finish(&u, emit)
 }
 
+// sound is how many sentences came whose checksum is right, known or not.
+func (p *Parser) sound() uint64 { return p.count.Sentences + p.count.Rejected[ReasonUnknown] }
+
 // dating gives times of day their day.
 type dating struct {
 	reference    day

@@ -130,7 +130,9 @@ func AppendSamples(dst []telemetrypb.Sample, ids IDs, f Fix) []telemetrypb.Sampl
 			natural(signalTrack, f.Track*rawPerDegree)
 		}
 	}
-	natural(signalMode, float64(max(f.Mode, ModeNoFix)))
+	if f.Mode != ModeUnknown { // a lone ZDA says nothing of the fix
+		natural(signalMode, float64(f.Mode))
+	}
 	if f.Has(HasQuality) {
 		natural(signalQuality, float64(f.Quality))
 	}

@@ -66,9 +66,16 @@ func start(t *testing.T, o gps.SerialOptions) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.run(t, source.Run)
+	return r
+}
+
+// run runs a source until the end of the test.
+func (r *running) run(t *testing.T, source func(context.Context, func(gps.Fix)) error) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	go func() { r.done <- source.Run(ctx, func(f gps.Fix) { r.fixes <- f }) }()
+	go func() { r.done <- source(ctx, func(f gps.Fix) { r.fixes <- f }) }()
 	t.Cleanup(func() {
 		stop()
 		select {
@@ -77,7 +84,6 @@ func start(t *testing.T, o gps.SerialOptions) *running {
 			t.Error("the source does not end")
 		}
 	})
-	return r
 }
 
 func (r *running) waitState(t *testing.T, up bool) error {
@@ -191,13 +197,6 @@ func TestSerialWaitsForADeviceThatIsNotThereYet(t *testing.T) {
 
 // No goroutine and no file descriptor stays behind, whenever the source is stopped.
 func TestSerialLeaksNothing(t *testing.T) {
-	descriptors := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
 	receiver := newReceiver(t)
 	round := func(t *testing.T, hangUp bool) {
 		r := start(t, gps.SerialOptions{Device: receiver.Path(), Clock: &stepClock{}})
@@ -219,11 +218,25 @@ func TestSerialLeaksNothing(t *testing.T) {
 		}
 	}
 	t.Run("warm up", func(t *testing.T) { round(t, true) })
-	goroutines, files := runtime.NumGoroutine(), descriptors()
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
 	for i := range 6 {
 		t.Run("round", func(t *testing.T) { round(t, i%2 == 0) })
 	}
-	if n := descriptors(); n > files {
+	nothingLeaked(t, goroutines, files)
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func nothingLeaked(t *testing.T, goroutines, files int) {
+	t.Helper()
+	if n := descriptors(t); n > files {
 		t.Errorf("%d descriptors, %d before", n, files)
 	}
 	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +17,7 @@ func gpsCommand() *cobra.Command {
 }
 
 func gpsDecodeCommand() *cobra.Command {
-	var all bool
+	var all, sky bool
 	cmd := &cobra.Command{
 		Use:   "decode [LOG]",
 		Short: "Print the fixes in a log of NMEA 0183 sentences, one JSON object an epoch",
@@ -33,7 +31,14 @@ LOG is a file; "-" or nothing is standard input. Each line of the result has
   geoid       m, mean sea level above the WGS-84 ellipsoid
   speed       m/s over ground; with "speed_derived":true worked out from the positions
   track       degrees from true north
-  pdop, hdop, vdop, satellites, quality
+  heading     degrees from true north: where the vehicle points
+  pdop, hdop, vdop, quality
+  satellites  in the solution; seen: in view; systems: both by constellation
+  error_lat, error_lon, error_alt
+              m, one standard deviation; with "error_derived":true the dilution times an assumed range error
+  alt_ellipsoid  m above the WGS-84 ellipsoid
+  suspect     why the fix is not to be believed: jump, hemisphere, stale, backwards, null island
+  sky         with --sky: the satellites in view
 as far as they are known. An epoch without a valid fix is left out, or printed with --all.
 
 A line "# Date: 2006-01-02" in the log says near which day it was taken, which settles the century of
@@ -55,20 +60,23 @@ Sentences without a checksum are ignored. Whatever is not used is told on standa
 			}
 			defer in.Close()
 			return withOutput(cmd, func(out *bufio.Writer) error {
-				return decodeNMEA(in, name, all, out, cmd.ErrOrStderr())
+				return decodeNMEA(in, name, all, sky, out, cmd.ErrOrStderr())
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "print epochs without a valid fix, too")
+	cmd.Flags().BoolVar(&sky, "sky", false, "print the satellites in view with each epoch")
 	return cmd
 }
 
 // maxRejectLines is how many rejected sentences are told one by one; the rest is counted.
 const maxRejectLines = 20
 
-func decodeNMEA(in io.Reader, name string, all bool, out *bufio.Writer, warn io.Writer) error {
+func decodeNMEA(in io.Reader, name string, all, withSky bool, out *bufio.Writer, warn io.Writer) error {
 	var told int
 	var line []byte
+	var judge gps.Judge
+	var sky []gps.Satellite
 	var writeErr error
 	parser, err := gps.NewParser(gps.ParserOptions{
 		LogHeaders: true,
@@ -82,10 +90,14 @@ func decodeNMEA(in io.Reader, name string, all bool, out *bufio.Writer, warn io.
 		return err
 	}
 	emit := func(f gps.Fix) {
+		judge.Judge(&f)
 		if !all && !f.Valid() {
 			return
 		}
-		line = appendFix(line[:0], &f)
+		if withSky {
+			sky = parser.AppendSky(sky[:0])
+		}
+		line = appendFix(line[:0], &f, sky)
 		if _, err := out.Write(line); err != nil && writeErr == nil {
 			writeErr = err
 		}
@@ -108,66 +120,4 @@ func decodeNMEA(in io.Reader, name string, all bool, out *bufio.Writer, warn io.
 			c.Rejected[gps.ReasonChecksum], c.Rejected[gps.ReasonMalformed], c.Rejected[gps.ReasonTooLong], c.NoiseBytes)
 	}
 	return writeErr
-}
-
-// appendFix appends a fix as a line of JSON.
-func appendFix(dst []byte, f *gps.Fix) []byte {
-	dst = append(dst, '{')
-	if f.Has(gps.HasTime) {
-		dst = append(dst, `"time":"`...)
-		dst = time.Unix(0, f.Time).UTC().Round(time.Millisecond).AppendFormat(dst, "2006-01-02T15:04:05.000Z07:00")
-		dst = append(dst, `",`...)
-	}
-	dst = append(dst, `"mode":`...)
-	dst = strconv.AppendUint(dst, uint64(max(f.Mode, gps.ModeNoFix)), 10)
-	if f.Valid() {
-		dst = appendFixValues(dst, f)
-	}
-	for _, dop := range [...]struct {
-		has   gps.Fields
-		name  string
-		value float64
-	}{{gps.HasPDOP, "pdop", f.PDOP}, {gps.HasHDOP, "hdop", f.HDOP}, {gps.HasVDOP, "vdop", f.VDOP}} {
-		if f.Has(dop.has) {
-			dst = appendMember(dst, dop.name, dop.value)
-		}
-	}
-	if f.Has(gps.HasSatellites) {
-		dst = appendMember(dst, "satellites", float64(f.Satellites))
-	}
-	if f.Has(gps.HasQuality) {
-		dst = append(dst, `,"quality":`...)
-		dst = appendString(dst, f.Quality.String())
-	}
-	return append(dst, '}', '\n')
-}
-
-func appendFixValues(dst []byte, f *gps.Fix) []byte {
-	lat, lon := f.Degrees()
-	dst = appendMember(dst, "lat", lat)
-	dst = appendMember(dst, "lon", lon)
-	if f.Has(gps.HasAltitude) {
-		dst = appendMember(dst, "alt", f.Altitude)
-	}
-	if f.Has(gps.HasSeparation) {
-		dst = appendMember(dst, "geoid", f.Separation)
-	}
-	if f.Has(gps.HasSpeed) {
-		dst = append(dst, `,"speed":`...)
-		dst = strconv.AppendFloat(dst, f.Speed, 'f', 4, 64)
-		if f.Has(gps.SpeedDerived) {
-			dst = append(dst, `,"speed_derived":true`...)
-		}
-	}
-	if f.Has(gps.HasTrack) {
-		dst = appendMember(dst, "track", f.Track)
-	}
-	return dst
-}
-
-func appendMember(dst []byte, name string, v float64) []byte {
-	dst = append(dst, ',', '"')
-	dst = append(dst, name...)
-	dst = append(dst, '"', ':')
-	return cli.AppendFloat(dst, v)
 }

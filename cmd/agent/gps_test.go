@@ -56,7 +56,8 @@ func TestGPSDecode(t *testing.T) {
 		t.Fatalf("%d lines, want 3:\n%s", len(lines), stdout)
 	}
 	const want = `{"time":"2026-03-23T12:35:00.250Z","mode":3,"lat":48.1173,"lon":-11.5166666,"alt":545.4,"geoid":46.9,` +
-		`"speed":10.2889,"track":84.4,"hdop":0.9,"satellites":8,"quality":"dgnss"}`
+		`"alt_ellipsoid":592.300,"speed":10.2889,"track":84.4,"error_lat":0.955,"error_lon":0.955,"error_derived":true,` +
+		`"hdop":0.9,"satellites":8,"systems":{"gps":{"used":8,"seen":0}},"quality":"dgnss"}`
 	if lines[0] != want {
 		t.Errorf("\n got %s\nwant %s", lines[0], want)
 	}

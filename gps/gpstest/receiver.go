@@ -24,6 +24,7 @@ type Receiver struct {
 	mu     sync.Mutex // guards what follows
 	master *os.File   // nil while unplugged
 	slave  string
+	rate   uint32 // termios speed it speaks at, 0: any
 }
 
 // NewReceiver makes a plugged-in receiver whose device is a symbolic link in dir, as under /dev/serial/by-id.
@@ -72,12 +73,33 @@ func (r *Receiver) HangUp() error {
 // Close ends the receiver.
 func (r *Receiver) Close() error { return r.HangUp() }
 
+// Speak sets the rate it speaks at from now on, one of the B constants of termios such as unix.B9600: whoever listens at
+// another gets noise, as many bytes of it. 0, as at first: everybody understands.
+func (r *Receiver) Speak(rate uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate = rate
+}
+
 // Write sends bytes down the line.
 func (r *Receiver) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.master == nil {
 		return 0, errors.New("the receiver is unplugged")
+	}
+	if r.rate != 0 {
+		t, err := r.terminalLocked()
+		if err != nil {
+			return 0, err
+		}
+		if t.Cflag&unix.CBAUD != r.rate {
+			noise := make([]byte, len(p))
+			for i, c := range p {
+				noise[i] = c ^ 0xA5
+			}
+			p = noise
+		}
 	}
 	return r.master.Write(p)
 }
@@ -134,6 +156,10 @@ func (r *Receiver) Terminal() (*unix.Termios, error) {
 	if r.master == nil {
 		return nil, errors.New("the receiver is unplugged")
 	}
+	return r.terminalLocked()
+}
+
+func (r *Receiver) terminalLocked() (*unix.Termios, error) {
 	var t *unix.Termios
 	err := control(r.master, func(fd int) (err error) {
 		t, err = unix.IoctlGetTermios(fd, unix.TCGETS)
