@@ -40,10 +40,20 @@ type live struct {
 	tune               func(heard) tuning // nil: the line is right as soon as it is open
 	quietLimit         time.Duration      // a line this long without a byte is lost; 0: never
 	retryMin, retryMax time.Duration
-	parser             *Parser
+	parser             listener
 	clock              clock.Clock
 	log                *slog.Logger
 	onState            func(error)
+}
+
+// listener is what understands a line: a Parser, or that of gpsd's reports.
+type listener interface {
+	Feed(data []byte, boot int64, emit func(Fix))
+	Idle(emit func(Fix))
+	Flush(emit func(Fix))
+	Reset(emit func(Fix))
+	End(emit func(Fix))
+	sound() uint64
 }
 
 // heard is what came over a line since it was opened, and since its last sound sentence.

@@ -218,3 +218,27 @@ func TestTCPOptionsAreChecked(t *testing.T) {
 		t.Error("no clock")
 	}
 }
+
+// A gpsd that goes away and comes back is dialled again, and asked again for its reports, of the one device.
+func TestGPSDDialsAgain(t *testing.T) {
+	listener, accepted := server(t)
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
+	t.Run("connections", func(t *testing.T) {
+		r := startGPSD(t, gps.GPSDOptions{Address: listener.Addr().String(), Device: `/dev/"x`})
+		for range 3 {
+			conn := r.accept(t, accepted)
+			r.waitState(t, true)
+			request := make([]byte, 200)
+			if n, err := conn.Read(request); string(request[:n]) != `?WATCH={"enable":true,"json":true,"device":"/dev/\"x"};`+"\n" {
+				t.Errorf("asked %q (%v)", request[:n], err)
+			}
+			if _, err := io.WriteString(conn, `{"class":"TPV","device":"/dev/\"x","mode":2,"time":"2026-11-22T12:00:00.000Z","lat":48.1173,"lon":11.5}`+"\n"); err != nil {
+				t.Fatal(err)
+			}
+			r.waitFix(t, drive(0))
+			_ = conn.Close()
+			r.waitState(t, false)
+		}
+	})
+	nothingLeaked(t, goroutines, files)
+}

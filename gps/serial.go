@@ -55,6 +55,7 @@ type SerialOptions struct {
 // set up anew each time the device is opened. It is run once, by one goroutine.
 type Serial struct {
 	live
+	nmea  *Parser
 	opts  SerialOptions
 	rate  int // index into usualRates
 	tried int // rates since one was right
@@ -76,7 +77,7 @@ func NewSerial(o SerialOptions) (*Serial, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Serial{opts: o}
+	s := &Serial{opts: o, nmea: parser}
 	s.live = live{
 		name: o.Device, open: s.openPort, retryMin: o.RetryMin, retryMax: o.RetryMax, parser: parser,
 		clock: o.Clock, log: o.Log, onState: o.OnState,
@@ -91,10 +92,10 @@ func NewSerial(o SerialOptions) (*Serial, error) {
 func (s *Serial) Run(ctx context.Context, emit func(Fix)) error { return s.run(ctx, emit) }
 
 // Counters is what the parser has seen; to be called after Run, or from emit.
-func (s *Serial) Counters() Counters { return s.parser.Counters() }
+func (s *Serial) Counters() Counters { return s.nmea.Counters() }
 
 // AppendSky appends what is in view; to be called after Run, or from emit.
-func (s *Serial) AppendSky(dst []Satellite) []Satellite { return s.parser.AppendSky(dst) }
+func (s *Serial) AppendSky(dst []Satellite) []Satellite { return s.nmea.AppendSky(dst) }
 
 func (s *Serial) baud() int {
 	if s.opts.Baud == AutoBaud {

@@ -233,6 +233,11 @@ func (s *sky) drop(gone func(*skyEntry) bool) {
 }
 
 func (s *sky) use(id satelliteID) {
+	for _, u := range s.used[:s.usedN] {
+		if u == id {
+			return // told of once for each of its bands
+		}
+	}
 	if s.usedN < maxUsed {
 		s.used[s.usedN] = id
 		s.usedN++

@@ -36,7 +36,10 @@ type TCPOptions struct {
 
 // TCP reads NMEA from a server for as long as it is told to, and dials again when the connection is lost or has been
 // silent for long, as one is whose other end lost its power. Nothing is sent. It is run once, by one goroutine.
-type TCP struct{ live }
+type TCP struct {
+	live
+	nmea *Parser
+}
 
 // NewTCP makes a reader; nothing is dialled yet.
 func NewTCP(o TCPOptions) (*TCP, error) {
@@ -53,7 +56,7 @@ func NewTCP(o TCPOptions) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &TCP{live{
+	return &TCP{nmea: parser, live: live{
 		name: o.Address, open: func(ctx context.Context) (io.ReadCloser, error) { return dial(ctx, o.Address) },
 		quietLimit: o.Silence, retryMin: o.RetryMin, retryMax: o.RetryMax, parser: parser, clock: o.Clock, log: o.Log,
 		onState: o.OnState,
@@ -64,10 +67,10 @@ func NewTCP(o TCPOptions) (*TCP, error) {
 func (t *TCP) Run(ctx context.Context, emit func(Fix)) error { return t.run(ctx, emit) }
 
 // Counters is what the parser has seen; to be called after Run, or from emit.
-func (t *TCP) Counters() Counters { return t.parser.Counters() }
+func (t *TCP) Counters() Counters { return t.nmea.Counters() }
 
 // AppendSky appends what is in view; to be called after Run, or from emit.
-func (t *TCP) AppendSky(dst []Satellite) []Satellite { return t.parser.AppendSky(dst) }
+func (t *TCP) AppendSky(dst []Satellite) []Satellite { return t.nmea.AppendSky(dst) }
 
 func dial(ctx context.Context, address string) (*quietConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
