@@ -66,6 +66,8 @@ const (
 	ErrorsDerived // the errors are the dilutions times an assumed range error, not the receiver's own
 	HasSeen
 	HasTimeError
+	// PositionWithheld: there is a fix, and Privacy took its position or made it coarse.
+	PositionWithheld
 )
 
 // Fix is what a receiver said in one epoch. The zero value is a fix of which nothing is known.

@@ -9,7 +9,10 @@ import (
 
 var fullFix = Fix{
 	Boot: 1234, Latitude: 48117300001, Longitude: -11516666667, Altitude: 545.437, Separation: -46.9, Speed: 22.401 * 1852 / 3600,
-	Track: 84.421, PDOP: 1.8, HDOP: 0.93, VDOP: 1.6, Satellites: 8, Mode: Mode3D, Quality: QualityDGNSS, Fields: 1<<11 - 1,
+	Track: 84.421, PDOP: 1.8, HDOP: 0.93, VDOP: 1.6, Satellites: 8, Mode: Mode3D, Quality: QualityDGNSS,
+	ErrorLatitude: 1.25, ErrorLongitude: 2.5, ErrorAltitude: 3.75, Heading: 90.5, Seen: 11, Suspect: SuspectJump,
+	Systems: [systems]SystemCount{SystemGPS: {6, 7}, SystemGalileo: {2, 4}},
+	Fields:  1<<11 - 1 | HasErrorHorizontal | HasErrorVertical | HasHeading | HasSeen,
 }
 
 // ids numbers every signal of a receiver from 1, in the order of Signals.
@@ -31,9 +34,16 @@ func TestSamplesKeepWhatTheReceiverSaid(t *testing.T) {
 		"gps0.fix.latitude": 48.117300001, "gps0.fix.longitude": -11.516666667, "gps0.fix.altitude": 545.437,
 		"gps0.fix.geoid_separation": -46.9, "gps0.fix.speed": 22.401 * 1852 / 3600, "gps0.fix.track": 84.421,
 		"gps0.fix.mode": 3, "gps0.fix.quality": 2, "gps0.fix.satellites": 8, "gps0.fix.pdop": 1.8, "gps0.fix.hdop": 0.93,
-		"gps0.fix.vdop": 1.6,
+		"gps0.fix.vdop": 1.6, "gps0.fix.error_latitude": 1.25, "gps0.fix.error_longitude": 2.5, "gps0.fix.error_altitude": 3.75,
+		"gps0.fix.error_source": 1, "gps0.fix.heading": 90.5, "gps0.fix.suspect": 1, "gps0.fix.satellites_seen": 11,
+		"gps0.fix.parked": 1, "gps0.odometer": 1234,
+	}
+	for i, n := range fullFix.Systems[SystemGPS:] {
+		name := "gps0.fix." + systemNames[i+1]
+		want[name+"_used"], want[name+"_seen"] = float64(n.Used), float64(n.Seen)
 	}
 	samples := AppendSamples(nil, chosen, fullFix)
+	samples = AppendMovement(samples, chosen, fullFix.Boot, Movement{Parked: true, Odometer: 1234.9})
 	if len(samples) != len(want) {
 		t.Fatalf("%d samples, want %d", len(samples), len(want))
 	}
@@ -72,8 +82,13 @@ func TestSamplesOnlyOfWhatIsKnownAndCollected(t *testing.T) {
 	}
 	derived := fullFix
 	derived.Fields = HasPosition | HasSpeed | SpeedDerived
-	if got := names(derived, chosen); len(got) != 3 || got["gps0.fix.speed"] {
+	if got := names(derived, chosen); len(got) != 4 || got["gps0.fix.speed"] {
 		t.Errorf("derived speed: %v", got)
+	}
+	withheld := fullFix
+	Privacy{Off: true}.Apply(&withheld)
+	if got := names(withheld, chosen); got["gps0.fix.latitude"] || got["gps0.fix.altitude"] || got["gps0.fix.geoid_separation"] || !got["gps0.fix.speed"] || !got["gps0.fix.track"] {
+		t.Errorf("position withheld: %v", got)
 	}
 	if got := names(Fix{}, chosen); len(got) != 0 {
 		t.Errorf("nothing known: %v", got)
