@@ -84,6 +84,9 @@ func NewMotion(o MotionOptions) *Motion {
 // Thinned is how many fixes were not kept.
 func (m *Motion) Thinned() uint64 { return m.thinned }
 
+// KeepNext keeps the next fix, whatever it is: something else about it has changed.
+func (m *Motion) KeepNext() { m.hasKept = false }
+
 // See takes the next fix, judged already and stamped with Boot. While parked its position is the held one afterwards,
 // and it has no track.
 func (m *Motion) See(f *Fix) Movement {

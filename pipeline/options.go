@@ -55,6 +55,10 @@ type Options struct {
 	OnCommitError func(error)
 	OnCommitOK    func()
 
+	// OnEvent is called for each event that a rule raises, with the event's signal id and the time of the sample that
+	// raised it (CLOCK_BOOTTIME, ns), on Run's goroutine; it must not block.
+	OnEvent func(event uint32, boot int64)
+
 	Clock clock.Clock // default: the kernel's; ages and the ledger's times
 	// Now is CLOCK_BOOTTIME on the samples' time scale, by which a sample held back is due (Collect.MinInterval).
 	// Default: the clock's. A replay gives its own, since samples' times are taken as they are.
@@ -143,6 +147,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.OnCommitError == nil {
 		o.OnCommitError = func(error) {}
+	}
+	if o.OnEvent == nil {
+		o.OnEvent = func(uint32, int64) {}
 	}
 	if o.OnCommitOK == nil {
 		o.OnCommitOK = func() {}

@@ -322,6 +322,7 @@ func (p *Pipeline) sample(s *telemetrypb.Sample) {
 		if value, raised := r.see(s); raised {
 			event := telemetrypb.FloatSample(r.event, s.Time, value)
 			p.keepSample(telemetrypb.Lane_LANE_EVENT, &event)
+			p.o.OnEvent(r.event, s.Time)
 		}
 	}
 	if st.lane == 0 {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -52,15 +51,6 @@ type canConfig struct {
 
 	Record   recordConfig    `yaml:"record"`
 	Diagnose *diagnoseConfig `yaml:"diagnose"`
-}
-
-type gpsConfig struct {
-	Name   string   `yaml:"name"`
-	Serial string   `yaml:"serial"`
-	Baud   int      `yaml:"baud"`
-	Replay string   `yaml:"replay"`
-	Speed  *float64 `yaml:"speed"`
-	Time   string   `yaml:"time"`
 }
 
 type collectConfig struct {
@@ -306,8 +296,11 @@ func (d *document) line(path ...any) int {
 		var next *yaml.Node
 		switch s := step.(type) {
 		case string:
-			if i := slices.IndexFunc(node.Content, func(n *yaml.Node) bool { return n.Value == s }); node.Kind == yaml.MappingNode && i >= 0 && i+1 < len(node.Content) {
-				line, next = node.Content[i].Line, node.Content[i+1]
+			for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 { // keys, not values
+				if node.Content[i].Value == s {
+					line, next = node.Content[i].Line, node.Content[i+1]
+					break
+				}
 			}
 		case int:
 			if node.Kind == yaml.SequenceNode && s < len(node.Content) {

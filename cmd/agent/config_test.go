@@ -43,7 +43,7 @@ func TestExampleIsReadAndNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Device != "car-0001" || len(s.CAN) != 2 || len(s.GPS) != 2 || v.selection.Len() == 0 {
+	if s.Device != "car-0001" || len(s.CAN) != 2 || len(s.GPS) != 4 || v.selection.Len() == 0 {
 		t.Errorf("settings %+v", s)
 	}
 	var missing []string
@@ -89,6 +89,18 @@ func TestConfigurationErrorsNameFileLineAndRemedy(t *testing.T) {
 		{"size", good + "queue:\n  max_bytes: lots\n", 11, []string{"queue.max_bytes", "16MiB", "lots"}},
 		{"both sources", strings.Replace(good, "replay: a.log", "replay: a.log\n    interface: vcan0", 1), 6, []string{"either interface: (SocketCAN) or replay:"}},
 		{"two clocks", good + "gps:\n  - serial: /dev/ttyX\n", 4, []string{"one clock", "time: receipt"}},
+		{"no receiver", good + "gps:\n  - name: g\n", 11, []string{"gps[0].serial", "tcp:", "gpsd:"}},
+		{"two receivers in one", good + "gps:\n  - tcp: a:1\n    gpsd: {}\n", 11, []string{"want one of serial:"}},
+		{"receiver without a port", good + "gps:\n  - tcp: router\n", 11, []string{"gps[0].tcp", "host:port", `"router"`}},
+		{"odd rate", good + "gps:\n  - serial: /dev/ttyX\n    baud: 1234\n", 12, []string{"gps[0].baud", "auto", "1234"}},
+		{"rate of a socket", good + "gps:\n  - tcp: a:1\n    baud: auto\n", 12, []string{"serial: only"}},
+		{"grid without a size", good + "gps:\n  - tcp: a:1\n    position: grid\n", 12, []string{"grid:", "1000"}},
+		{"size without a grid", good + "gps:\n  - tcp: a:1\n    grid: 1000\n", 12, []string{"position: grid"}},
+		{"small grid", good + "gps:\n  - tcp: a:1\n    position: grid\n    grid: 1\n", 13, []string{"between 10 and 100000 m"}},
+		{"no such rule", good + "  rules:\n    - {name: crash, signal: can0.Motion.Gear, above: 1}\ngps:\n  - tcp: a:1\n    position: on_event\n    when: crush\n", 15, []string{"gps[0].when", `did you mean "crash"?`}},
+		{"a hold for nothing", good + "gps:\n  - tcp: a:1\n    hold: 5s\n", 12, []string{"gps[0].hold", "on_event"}},
+		{"a turn of nothing", good + "gps:\n  - tcp: a:1\n    motion: {turn: 0}\n", 12, []string{"gps[0].motion.turn", "between 1 and 180 degrees"}},
+		{"unknown motion", good + "gps:\n  - tcp: a:1\n    motion: {distanse: 0}\n", 12, []string{`did you mean "distance"?`}},
 		{"pattern without a match", strings.Replace(good, "'*'", "'can0.*.VehicleSpede'", 1), 7, []string{"can0.*.VehicleSpede", "VehicleSpeed"}},
 		{"plain broker", good + "uplink:\n  broker: mqtt://127.0.0.1\n", 11, []string{"not encrypted", "insecure: true"}},
 		{"password in the URL", good + "uplink:\n  broker: mqtts://u:secret@h\n", 11, []string{"password_file"}},

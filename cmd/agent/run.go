@@ -275,6 +275,7 @@ func (a *agent) openPipeline() error {
 			a.alarms.Raise("queue.disk", fmt.Sprintf("the queue cannot be written: %v; samples are kept in memory while there is room", err))
 		},
 		OnCommitOK: func() { a.alarms.Clear("queue.disk") },
+		OnEvent:    a.vehicle.openGates,
 		Clock:      a.clock,
 		Log:        a.log,
 		Metrics:    a.metrics,

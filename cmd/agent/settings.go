@@ -56,13 +56,6 @@ type canSettings struct {
 	Diagnose   *diagnoseSettings // nil: nothing is sent
 }
 
-type gpsSettings struct {
-	Name   string
-	Serial string
-	Baud   int
-	Replay *replaySettings
-}
-
 type uplinkSettings struct {
 	Broker              *url.URL // nil: record only
 	ClientID            string
@@ -198,28 +191,7 @@ func (c *checker) sources(s *settings) {
 		o.Diagnose = c.diagnosis(&r, o, i)
 		s.CAN = append(s.CAN, o)
 	}
-	for i, r := range raw.GPS {
-		at := func(key string) []any { return []any{"gps", i, key} }
-		o := gpsSettings{Name: orDefault(r.Name, "gps"+strconv.Itoa(i)), Serial: c.path(r.Serial), Baud: r.Baud}
-		if err := telemetrypb.CheckName("receiver name", o.Name); err != nil {
-			c.fail(err.Error(), at("name")...)
-		} else if names[o.Name] {
-			c.fail(fmt.Sprintf("%q is named twice", o.Name), at("name")...)
-		}
-		names[o.Name] = true
-		if (r.Serial == "") == (r.Replay == "") {
-			c.fail("want either serial: (a device such as /dev/serial/by-id/…) or replay: (an NMEA log)", at("serial")...)
-		}
-		if o.Baud == 0 {
-			o.Baud = 9600
-		}
-		if !slices.Contains([]int{4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600}, o.Baud) {
-			c.fail(fmt.Sprintf("want a usual rate such as 4800, 9600, 38400 or 115200 bit/s, got %d", o.Baud), at("baud")...)
-		}
-		o.Replay = c.replay(r.Replay, r.Speed, r.Time, "gps", i)
-		live = live || o.Replay == nil || o.Replay.Time == "receipt"
-		s.GPS = append(s.GPS, o)
-	}
+	live = c.receivers(s, names) || live
 	for i, o := range s.CAN {
 		s.LogTime = s.LogTime || o.Replay != nil && o.Replay.Time == "log"
 		if live && o.Replay != nil && o.Replay.Time == "log" {

@@ -59,7 +59,7 @@ func (a *agent) readers() []reader {
 	}
 	for i, receiver := range a.settings.GPS {
 		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
-		receiver := gpsSource{agent: a, gpsSettings: receiver, ids: a.vehicle.receivers[i], source: source}
+		receiver := newGPSSource(a, receiver, i, source)
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
 	}
 	a.metrics.MustRegister(newCANMetrics(buses))

@@ -19,11 +19,12 @@ const alarmSignal = "agent.alarm"
 // vehicle is what a configuration can collect, and what of it is collected.
 type vehicle struct {
 	selection *pipeline.Selection
-	plans     []*can.Plan // by bus, in the order of settings.CAN
-	features  [][]feature // likewise
-	receivers []gps.IDs   // by receiver, in the order of settings.GPS
-	available int         // signals that could be chosen
-	warnings  []string    // of the DBC files, FILE:LINE: text
+	plans     []*can.Plan     // by bus, in the order of settings.CAN
+	features  [][]feature     // likewise
+	receivers []gps.IDs       // by receiver, in the order of settings.GPS
+	gates     []*positionGate // likewise; nil where the position does not wait for an event
+	available int             // signals that could be chosen
+	warnings  []string        // of the DBC files, FILE:LINE: text
 }
 
 // newVehicle reads the DBC files, chooses the signals and compiles the decode plans.
@@ -103,6 +104,7 @@ func newVehicle(s *settings) (*vehicle, error) {
 	}
 	for _, receiver := range s.GPS {
 		v.receivers = append(v.receivers, gps.ChooseIDs(receiver.Name, v.selection.ID))
+		v.gates = append(v.gates, newPositionGate(&receiver, v.selection.ID))
 	}
 	return v, nil
 }
