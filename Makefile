@@ -56,6 +56,8 @@ demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
 
 bench: ## every benchmark, briefly, with allocations
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms -timeout 30m ./...
+	@cd test/bench-nmea && export GOFLAGS=-mod=mod && if go mod download 2>/dev/null; then go test -count 1 -run TestRatio -v .; \
+	else echo "go-nmea cannot be downloaded: no comparison with it"; fi
 
 lint: check ## check, golangci-lint (built at its pinned version when first used) and shellcheck
 	$(LINTER) run ./...

@@ -8,20 +8,19 @@ type fields struct {
 	count int // fields there are, the address included
 }
 
-func (f *fields) cut(sentence []byte) bool {
+// cut cuts a sentence at its commas; false: there are more fields than any sentence has.
+func (f *fields) cut(s *scanner) bool {
 	f.count = 0
-	start := 0
-	for i := 0; i <= len(sentence); i++ {
-		if i < len(sentence) && sentence[i] != ',' {
-			continue
-		}
-		if f.count == maxFields {
-			return false
-		}
-		f.at[f.count] = sentence[start:i]
-		f.count++
-		start = i + 1
+	if s.commas >= maxFields {
+		return false
 	}
+	start := 0
+	for i, end := range s.comma[:s.commas] {
+		f.at[i] = s.buf[start:end]
+		start = int(end) + 1
+	}
+	f.at[s.commas] = s.buf[start:s.length]
+	f.count = s.commas + 1
 	return true
 }
 
@@ -87,6 +86,27 @@ func parseNumber(b []byte) (float64, bool) {
 		v = -v
 	}
 	return v, true
+}
+
+// parseWhole reads the whole part of a number of at most four digits: what a sky has.
+func parseWhole(b []byte) (n int16, ok bool) {
+	negative := len(b) > 1 && b[0] == '-'
+	if negative {
+		b = b[1:]
+	}
+	for i, c := range b {
+		if c == '.' && i > 0 {
+			break
+		}
+		if c < '0' || c > '9' || i == 4 {
+			return 0, false
+		}
+		n = n*10 + int16(c-'0')
+	}
+	if negative {
+		n = -n
+	}
+	return n, len(b) > 0
 }
 
 // parseCount reads a small non-negative integer; whatever is not one is 0.

@@ -65,7 +65,7 @@ func (p *Parser) Reset(emit func(Fix)) {
 // sentence takes the sound sentence in the scanner's buffer.
 func (p *Parser) sentence(emit func(Fix)) {
 	f := &p.fields
-	if !f.cut(p.scan.buf[:p.scan.length]) {
+	if !f.cut(&p.scan) {
 		p.reject(ReasonMalformed)
 		return
 	}

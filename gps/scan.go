@@ -66,7 +66,9 @@ type scanner struct {
 	line     uint64
 	boot     int64 // when the current sentence's '$' was read, ns
 	buf      [maxSentence]byte
-	lineHead bool // nothing but white space since the line began
+	comma    [maxFields]uint8 // where they stand in buf
+	commas   int              // how many came, more than fit in comma perhaps
+	lineHead bool             // nothing but white space since the line began
 }
 
 func hexDigit(c byte) (byte, bool) {
@@ -85,7 +87,14 @@ func hexDigit(c byte) (byte, bool) {
 // epoch that ends in them. Sentences may be cut anywhere between two calls.
 func (p *Parser) Feed(data []byte, boot int64, emit func(Fix)) {
 	s := &p.scan
-	for _, c := range data {
+	for len(data) > 0 {
+		if s.state == scanSentence {
+			if data = data[s.plain(data):]; len(data) == 0 {
+				break
+			}
+		}
+		c := data[0]
+		data = data[1:]
 		if c == '$' || c == '!' { // '!': an encapsulated sentence, such as AIS; framed the same way
 			if s.state == scanComment {
 				p.commentByte(c)
@@ -94,7 +103,7 @@ func (p *Parser) Feed(data []byte, boot int64, emit func(Fix)) {
 			if s.state == scanSentence || s.state == scanSum1 || s.state == scanSum2 {
 				p.reject(ReasonMalformed)
 			}
-			s.state, s.length, s.sum, s.boot = scanSentence, 0, 0, boot
+			s.state, s.length, s.commas, s.sum, s.boot = scanSentence, 0, 0, 0, boot
 			s.lineHead = false
 			continue
 		}
@@ -131,6 +140,30 @@ func (p *Parser) Feed(data []byte, boot int64, emit func(Fix)) {
 	}
 }
 
+// plain takes what is nothing but text of a sentence off the front of data, and returns how much: nearly all that comes.
+func (s *scanner) plain(data []byte) int {
+	room := s.buf[s.length:]
+	data = data[:min(len(data), len(room))]
+	sum := s.sum
+	n := len(data)
+	for i, c := range data {
+		if c == ',' {
+			if s.commas < maxFields {
+				s.comma[s.commas] = uint8(s.length + i)
+			}
+			s.commas++
+		} else if c < ' ' || c > '~' || c == '*' || c == '$' || c == '!' {
+			n = i
+			break
+		}
+		room[i] = c
+		sum ^= c
+	}
+	s.sum = sum
+	s.length += n
+	return n
+}
+
 func (p *Parser) sentenceByte(c byte) {
 	s := &p.scan
 	switch {
@@ -140,12 +173,8 @@ func (p *Parser) sentenceByte(c byte) {
 		p.abandon(c, ReasonNoChecksum)
 	case c < ' ' || c > '~':
 		p.abandon(c, ReasonMalformed)
-	case s.length == maxSentence:
+	default: // plain would have taken it if there were room
 		p.abandon(c, ReasonTooLong)
-	default:
-		s.buf[s.length] = c
-		s.length++
-		s.sum ^= c
 	}
 }
 

@@ -192,9 +192,8 @@ func (s *sky) take(f *fields, i int, talker uint16, signal uint8, id satelliteID
 		if i+1+j >= last {
 			break
 		}
-		limit := [...]float64{90, 360, 99}[j]
-		if v, has, ok := f.number(i + 1 + j); has && ok && v <= limit && v >= -90 {
-			*target = int16(v)
+		if v, ok := parseWhole(f.get(i + 1 + j)); ok && v <= [...]int16{90, 360, 99}[j] && v >= -90 {
+			*target = v
 			e.Known |= KnownElevation << j
 		}
 	}
