@@ -78,7 +78,7 @@ func fixesIn(t testing.TB, data []byte, chunk int) ([]Fix, Counters) {
 
 // notYet are the logs that differ from gpsd, with the reason. The test fails when one of them agrees.
 var notYet = map[string]string{
-	"bundg_zeus_9.log": "gpsd makes a track out of a compass heading (HDG) where the receiver gives none; a heading is no track",
+	"bundg_zeus_9.log": "gpsd makes a track out of a magnetic compass (HDG) where the receiver gives none, and takes the variation off instead of adding it",
 }
 
 func TestRecordedReceiversAgreeWithGpsd(t *testing.T) {
