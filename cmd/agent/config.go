@@ -21,6 +21,7 @@ type config struct {
 	Log     logConfig     `yaml:"log"`
 	CAN     []canConfig   `yaml:"can"`
 	GPS     []gpsConfig   `yaml:"gps"`
+	IMU     []imuConfig   `yaml:"imu"`
 	Collect collectConfig `yaml:"collect"`
 	Queue   queueConfig   `yaml:"queue"`
 	Uplink  uplinkConfig  `yaml:"uplink"`

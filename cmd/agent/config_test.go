@@ -101,6 +101,8 @@ func TestConfigurationErrorsNameFileLineAndRemedy(t *testing.T) {
 		{"a hold for nothing", good + "gps:\n  - tcp: a:1\n    hold: 5s\n", 12, []string{"gps[0].hold", "on_event"}},
 		{"a turn of nothing", good + "gps:\n  - tcp: a:1\n    motion: {turn: 0}\n", 12, []string{"gps[0].motion.turn", "between 1 and 180 degrees"}},
 		{"unknown motion", good + "gps:\n  - tcp: a:1\n    motion: {distanse: 0}\n", 12, []string{`did you mean "distance"?`}},
+		{"no sensor", good + "imu:\n  - rate: 5\n", 11, []string{"imu[0].device", "/sys/bus/iio"}},
+		{"a fast sensor", good + "imu:\n  - device: a\n    rate: 20000\n", 12, []string{"between 0", "10000 Hz"}},
 		{"pattern without a match", strings.Replace(good, "'*'", "'can0.*.VehicleSpede'", 1), 7, []string{"can0.*.VehicleSpede", "VehicleSpeed"}},
 		{"plain broker", good + "uplink:\n  broker: mqtt://127.0.0.1\n", 11, []string{"not encrypted", "insecure: true"}},
 		{"password in the URL", good + "uplink:\n  broker: mqtts://u:secret@h\n", 11, []string{"password_file"}},

@@ -358,7 +358,7 @@ func (a *agent) replaysOnly() bool {
 			return false
 		}
 	}
-	return true
+	return len(a.settings.IMU) == 0
 }
 
 func (a *agent) depth() string {

@@ -26,6 +26,7 @@ type settings struct {
 	LogJSON        bool
 	CAN            []canSettings
 	GPS            []gpsSettings
+	IMU            []imuConfig
 	Collect        []pipeline.Collect
 	Rules          []pipeline.Threshold
 	CommitEvery    time.Duration
@@ -148,7 +149,7 @@ func check(d *document) (*settings, error) {
 
 func (c *checker) sources(s *settings) {
 	raw := &c.d.config
-	if len(raw.CAN)+len(raw.GPS) == 0 {
+	if len(raw.CAN)+len(raw.GPS)+len(raw.IMU) == 0 {
 		c.fail("no source; name at least one bus under can: or one receiver under gps:", "can")
 	}
 	live := false
@@ -192,6 +193,7 @@ func (c *checker) sources(s *settings) {
 		s.CAN = append(s.CAN, o)
 	}
 	live = c.receivers(s, names) || live
+	live = c.sensors(s, names) || live
 	for i, o := range s.CAN {
 		s.LogTime = s.LogTime || o.Replay != nil && o.Replay.Time == "log"
 		if live && o.Replay != nil && o.Replay.Time == "log" {

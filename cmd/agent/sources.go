@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybill-telematics/waybill/can"
+	"github.com/waybill-telematics/waybill/gps/imu"
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -61,6 +62,10 @@ func (a *agent) readers() []reader {
 		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
 		receiver := newGPSSource(a, receiver, i, source)
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
+	}
+	for _, s := range a.settings.IMU {
+		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth)}
+		list = append(list, reader{"imu " + s.Name, sensor.run})
 	}
 	a.metrics.MustRegister(newCANMetrics(buses))
 	return list

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/can"
 	"github.com/waybill-telematics/waybill/gps"
+	"github.com/waybill-telematics/waybill/gps/imu"
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -67,6 +68,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 	}
 	for _, receiver := range s.GPS {
 		available = append(available, gps.Signals(receiver.Name)...)
+	}
+	for _, sensor := range s.IMU {
+		available = append(available, imu.Signals(sensor.Name)...)
 	}
 	available = distinct(available)
 	v.available = len(available)
