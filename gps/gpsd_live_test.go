@@ -69,6 +69,9 @@ func compare(t *testing.T, direct, byGPSD gps.Fix) {
 // A live gpsd into which a log is played reports what the log says. gpsfake plays it over and over, since the first
 // seconds pass while gpsd finds the rate and who listens connects.
 func TestLiveGPSDAgreesWithReadingTheLog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("plays into a real gpsd")
+	}
 	for _, name := range []string{"nd-1005.log", "neo-m8n.log", "nl551e.log", "ublox-f9p-hpnmea.log"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -124,6 +127,9 @@ func TestLiveGPSDAgreesWithReadingTheLog(t *testing.T) {
 
 // gpsdecode, which is gpsd's own parser, agrees about drives that were never driven before.
 func TestSimulatedDrivesAgreeWithGpsdecode(t *testing.T) {
+	if testing.Short() {
+		t.Skip("plays into a real gpsd")
+	}
 	for _, seed := range []uint64{1, 2, 3} {
 		d, err := simulated.New(simulated.Options{Seed: seed, Duration: 5 * time.Minute, Start: time.Date(2026, 5, int(seed), 23, 58, 0, 0, time.UTC)})
 		if err != nil {
