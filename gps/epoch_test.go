@@ -291,3 +291,40 @@ func TestNoFixIsAStateAndNotZero(t *testing.T) {
 		})
 	}
 }
+
+// Of two sentences of a kind with different times the second is another epoch, even 10 ms later; the same difference
+// between kinds is a receiver that rounds.
+func TestEpochsCloseTogetherAreToldByTheirKinds(t *testing.T) {
+	p := mustParser(t, ParserOptions{})
+	var times []string
+	emit := func(f Fix) { times = append(times, time.Unix(0, f.Time).UTC().Format("05.00")) }
+	for _, at := range [...][2]string{{"10.00", "10.00"}, {"11.00", "11.00"}, {"11.99", "11.99"}, {"12.00", "12.00"}, {"13.00", "13.01"}} {
+		p.Feed(lines(
+			"GPRMC,1200"+at[0]+",A,4807.038,N,01131.000,E,022.4,084.4,230326,,",
+			"GPGGA,1200"+at[1]+",4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,",
+		), 0, emit)
+	}
+	p.End(emit)
+	if got := strings.Join(times, " "); got != "10.00 11.00 11.99 12.00 13.01" {
+		t.Errorf("epochs %s", got)
+	}
+}
+
+// A receiver that loses its satellites after it has told a fix had that fix; the next epoch says that there is none.
+func TestAFixThatWasToldIsNotUndoneInItsEpoch(t *testing.T) {
+	p := mustParser(t, ParserOptions{})
+	var modes []Mode
+	emit := func(f Fix) { modes = append(modes, f.Mode) }
+	for _, s := range []string{"10", "11", "12"} {
+		p.Feed(lines(
+			"GPGGA,1200"+s+",4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,",
+			"GPRMC,1200"+s+",A,4807.038,N,01131.000,E,022.4,084.4,230326,,",
+			"GPGSA,A,3,04,05,09,12,24,,,,,,,,1.80,0.90,1.60",
+		), 0, emit)
+	}
+	p.Feed(lines("GPGSA,A,1,,,,,,,,,,,,,,,", "GPGGA,,,,,,0,,,,,,,,", "GPRMC,,V,,,,,,,,,,N"), 0, emit)
+	p.End(emit)
+	if !slices.Equal(modes[:3], []Mode{Mode3D, Mode3D, Mode3D}) || modes[len(modes)-1] != ModeNoFix || len(modes) > 5 {
+		t.Errorf("modes %v, want three fixes and then none", modes)
+	}
+}

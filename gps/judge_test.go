@@ -86,7 +86,7 @@ func TestSkyOfSeveralSystems(t *testing.T) {
 			"GNRMC,1200" + second + ",A,4807.038,N,01131.000,E,022.4,084.4,230326,,",
 			"GNGSA,A,3,01,02,33,,,,,,,,,,1.8,0.9,1.6,1",
 			"GNGSA,A,3,65,66,,,,,,,,,,,1.8,0.9,1.6,2",
-			"GNGSA,A,3,05,,,,,,,,,,,,1.8,0.9,1.6,3",
+			"GNGSA,A,3,05,05,,,,,,,,,,,1.8,0.9,1.6,3", // once for each of its bands
 		}, more...)...), 0, emit)
 	}
 	epoch("00",
