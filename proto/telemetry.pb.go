@@ -1481,6 +1481,8 @@ type Anchor struct {
 	UncertaintyNs uint64                 `protobuf:"varint,3,opt,name=uncertainty_ns,json=uncertaintyNs,proto3" json:"uncertainty_ns,omitempty"` // half width
 	Source        TimeSource             `protobuf:"varint,4,opt,name=source,proto3,enum=waybill.telemetry.v1.TimeSource" json:"source,omitempty"`
 	NewPiece      bool                   `protobuf:"varint,5,opt,name=new_piece,json=newPiece,proto3" json:"new_piece,omitempty"` // a suspend or a step lies before it: do not interpolate across
+	BeginsNs      int64                  `protobuf:"varint,6,opt,name=begins_ns,json=beginsNs,proto3" json:"begins_ns,omitempty"` // with gap_ns: the CLOCK_BOOTTIME at which the new piece begins
+	GapNs         uint64                 `protobuf:"varint,7,opt,name=gap_ns,json=gapNs,proto3" json:"gap_ns,omitempty"`          // how far the clocks may have parted there: doubt that is added to what a piece says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1550,15 +1552,31 @@ func (x *Anchor) GetNewPiece() bool {
 	return false
 }
 
+func (x *Anchor) GetBeginsNs() int64 {
+	if x != nil {
+		return x.BeginsNs
+	}
+	return 0
+}
+
+func (x *Anchor) GetGapNs() uint64 {
+	if x != nil {
+		return x.GapNs
+	}
+	return 0
+}
+
 // ClockRecord says what is known of one boot's time. The highest revision wins.
 type ClockRecord struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	BootId          []byte                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"` // 16 bytes
-	BootCount       uint32                 `protobuf:"varint,2,opt,name=boot_count,json=bootCount,proto3" json:"boot_count,omitempty"`
-	Revision        uint32                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`                                                // from 1
-	Anchors         []*Anchor              `protobuf:"bytes,4,rep,name=anchors,proto3" json:"anchors,omitempty"`                                                   // ascending by boot_ns
-	NotBeforeUnixNs *int64                 `protobuf:"varint,5,opt,name=not_before_unix_ns,json=notBeforeUnixNs,proto3,oneof" json:"not_before_unix_ns,omitempty"` // bounds of a boot that never synchronised
-	NotAfterUnixNs  *int64                 `protobuf:"varint,6,opt,name=not_after_unix_ns,json=notAfterUnixNs,proto3,oneof" json:"not_after_unix_ns,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	BootId    []byte                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"` // 16 bytes
+	BootCount uint32                 `protobuf:"varint,2,opt,name=boot_count,json=bootCount,proto3" json:"boot_count,omitempty"`
+	Revision  uint32                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // from 1
+	Anchors   []*Anchor              `protobuf:"bytes,4,rep,name=anchors,proto3" json:"anchors,omitempty"`    // ascending by boot_ns
+	// The boot began no earlier than, and ended no later than: from the boots before and after it. They date a boot that
+	// never synchronised, and refute anchors that cannot be true.
+	NotBeforeUnixNs *int64 `protobuf:"varint,5,opt,name=not_before_unix_ns,json=notBeforeUnixNs,proto3,oneof" json:"not_before_unix_ns,omitempty"`
+	NotAfterUnixNs  *int64 `protobuf:"varint,6,opt,name=not_after_unix_ns,json=notAfterUnixNs,proto3,oneof" json:"not_after_unix_ns,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -3083,13 +3101,15 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xb8\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\xec\x01\n" +
 	"\x06Anchor\x12\x17\n" +
 	"\aboot_ns\x18\x01 \x01(\x03R\x06bootNs\x12\x17\n" +
 	"\aunix_ns\x18\x02 \x01(\x03R\x06unixNs\x12%\n" +
 	"\x0euncertainty_ns\x18\x03 \x01(\x04R\runcertaintyNs\x128\n" +
 	"\x06source\x18\x04 \x01(\x0e2 .waybill.telemetry.v1.TimeSourceR\x06source\x12\x1b\n" +
-	"\tnew_piece\x18\x05 \x01(\bR\bnewPiece\"\xae\x02\n" +
+	"\tnew_piece\x18\x05 \x01(\bR\bnewPiece\x12\x1b\n" +
+	"\tbegins_ns\x18\x06 \x01(\x03R\bbeginsNs\x12\x15\n" +
+	"\x06gap_ns\x18\a \x01(\x04R\x05gapNs\"\xae\x02\n" +
 	"\vClockRecord\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\fR\x06bootId\x12\x1d\n" +
 	"\n" +

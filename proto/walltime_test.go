@@ -31,6 +31,17 @@ func TestWallTime(t *testing.T) {
 		{BootNs: 1 * second, UnixNs: 5 * second, UncertaintyNs: 1e15, Source: system},
 		{BootNs: 3600 * second, UnixNs: noon, UncertaintyNs: 100, Source: gps, NewPiece: true},
 	}}
+	unset := func(unix int64, after, before *int64) *ClockRecord {
+		return &ClockRecord{NotBeforeUnixNs: after, NotAfterUnixNs: before, Anchors: []*Anchor{{BootNs: second, UnixNs: unix, UncertaintyNs: Unbounded, Source: system}}}
+	}
+	liar := func(unix int64, source TimeSource, after, before *int64) *ClockRecord {
+		return &ClockRecord{NotBeforeUnixNs: after, NotAfterUnixNs: before, Anchors: []*Anchor{{UnixNs: unix, UncertaintyNs: 10, Source: source}}}
+	}
+	// A suspend at 2,000 s, after which the clocks were 1,001 s apart.
+	gaps := &ClockRecord{Anchors: []*Anchor{
+		{BootNs: 1000 * second, UnixNs: noon + 1000*second, UncertaintyNs: 10, Source: gps},
+		{BootNs: 2100 * second, UnixNs: noon + 1099*second, UncertaintyNs: 10, Source: gps, NewPiece: true, BeginsNs: 2000 * second, GapNs: uint64(1001 * second)},
+	}}
 	for _, c := range []struct {
 		name        string
 		record      *ClockRecord
@@ -54,7 +65,20 @@ func TestWallTime(t *testing.T) {
 		{"far away", one, math.MinInt64, math.MinInt64 + noon - 100*second, 10 + (1<<63+uint64(100*second))/20000, gps},
 		{"a replayed log knows its own time", &ClockRecord{Anchors: []*Anchor{{BootNs: 100 * second, UnixNs: noon, Source: TimeSource_TIME_SOURCE_LOG}}}, 1100 * second, noon + 1000*second, 0, TimeSource_TIME_SOURCE_LOG},
 		{"two bounds", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000), NotAfterUnixNs: proto.Int64(2001)}, 100, 1550, 451, TimeSource_TIME_SOURCE_NEIGHBOUR},
-		{"one bound", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"a floor", &ClockRecord{NotBeforeUnixNs: proto.Int64(1000)}, 100, 1100, Unbounded, TimeSource_TIME_SOURCE_FLOOR},
+		{"an end alone", &ClockRecord{NotAfterUnixNs: proto.Int64(1000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"an unset clock before its floor", unset(5*second, proto.Int64(noon), nil), 9 * second, noon + 9*second, Unbounded, TimeSource_TIME_SOURCE_FLOOR},
+		{"a clock that nobody vouches for, above its floor", unset(noon+5*second, proto.Int64(noon), nil), 9 * second, noon + 13*second, Unbounded + 8*50_000, system},
+		{"the same between two bounds", unset(noon+5*second, proto.Int64(noon), proto.Int64(noon+60*second)), 9 * second, noon + 13*second, uint64(47 * second), system},
+		{"the same after its end", unset(noon+70*second, proto.Int64(noon), proto.Int64(noon+60*second)), 10 * second, noon + 35*second, uint64(25 * second), TimeSource_TIME_SOURCE_NEIGHBOUR},
+		{"a liar before its floor", liar(noon-second, ntp, proto.Int64(noon), nil), 0, noon, Unbounded, TimeSource_TIME_SOURCE_FLOOR},
+		{"one that its end refutes", liar(noon+100*second, ntp, nil, proto.Int64(noon)), 0, 0, 0, TimeSource_TIME_SOURCE_NONE},
+		{"a little before its floor, within its doubt", liar(noon-5, ntp, proto.Int64(noon), nil), 0, noon - 5, 10, ntp},
+		{"before a beginning with a gap", gaps, 1900 * second, noon + 1900*second, 10 + 45_000_000, gps},
+		{"after a beginning with a gap", gaps, 2050 * second, noon + 1049*second, 10 + 50*50_000, gps},
+		{"the far side of one piece is not the other's", gaps, 2000*second - 1, noon + 2000*second - 1, 10 + 50_000*1000 - 1, gps},
+		{"a third piece crosses two", &ClockRecord{Anchors: gaps.Anchors[1:]}, 1500 * second, noon + 499*second, 10 + 600*50_000 + uint64(1001*second), gps},
+		{"and the first crosses them forward", &ClockRecord{Anchors: []*Anchor{gaps.Anchors[0], {BootNs: 2500 * second, UnixNs: 0, UncertaintyNs: Unbounded, NewPiece: true, BeginsNs: 2000 * second, GapNs: uint64(7 * second)}}}, 2400 * second, noon + 2400*second, 10 + 1400*50_000 + uint64(7*second), gps},
 		{"bounds crossed", &ClockRecord{NotBeforeUnixNs: proto.Int64(3000), NotAfterUnixNs: proto.Int64(2000)}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
 		{"nothing", &ClockRecord{}, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},
 		{"no record", nil, 100, 0, 0, TimeSource_TIME_SOURCE_NONE},

@@ -22,7 +22,7 @@ func (a *agent) openUplink() error {
 	}
 	o := uplink.Options{
 		URL: s.Broker.String(), ClientID: s.ClientID, Tenant: a.settings.Tenant, Device: a.settings.Device, Insecure: s.Insecure,
-		TLS: s.tlsConfig,
+		TLS: func() (*tls.Config, error) { return s.tlsConfig(a.now) },
 		Ack: s.Ack,
 		Format: func(lane telemetrypb.Lane) uplink.Format {
 			if f, ok := s.Format[lane]; ok {
@@ -30,16 +30,7 @@ func (a *agent) openUplink() error {
 			}
 			return uplink.FormatColumns
 		},
-		Clocks: func(boot [16]byte) *telemetrypb.ClockRecord {
-			if boot != a.boot.ID {
-				return nil
-			}
-			record := a.keeper.Record()
-			if len(record.Anchors) == 0 {
-				return nil // a replay that has read nothing yet: no store takes a record that says nothing
-			}
-			return record
-		},
+		Clocks: a.times.Clock,
 		Catalogue: func(short [16]byte) *telemetrypb.Catalogue {
 			if short != a.vehicle.selection.ShortHash() {
 				return nil
@@ -80,17 +71,9 @@ func (a *agent) emitCatalogue() {
 }
 
 // tlsConfig reads the certificates anew: they may have been renewed since the last connection.
-func (s *uplinkSettings) tlsConfig() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.Broker.Hostname()}
-	// A clock that was never set must not make every certificate "not yet valid": this build was made before now.
-	if built := firmware.Current().Built; !built.IsZero() {
-		c.Time = func() time.Time {
-			if now := time.Now(); now.After(built) {
-				return now
-			}
-			return built
-		}
-	}
+// A clock that was never set must not make every one "not yet valid", nor one that is wrong "expired".
+func (s *uplinkSettings) tlsConfig(now func() time.Time) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.Broker.Hostname(), Time: now}
 	if s.CA != "" {
 		text, err := os.ReadFile(s.CA)
 		if err != nil {
@@ -128,14 +111,13 @@ func firstLine(file string) (string, error) {
 func (a *agent) status() *telemetrypb.Status {
 	id := firmware.Current()
 	hash := a.vehicle.selection.Hash()
-	record := a.keeper.Record()
 	st := &telemetrypb.Status{
 		Online: true, Device: a.settings.Device, Tenant: a.settings.Tenant,
 		Version: id.Version, Hardware: id.Hardware,
 		Catalogue: hash[:], Epoch: a.queue.Epoch(),
 		BootId: a.boot.ID[:], BootCount: a.boot.Count,
 	}
-	st.TimeUnixNs, _, st.TimeSource = record.WallTime(a.clock.Boot())
+	st.TimeUnixNs, _, st.TimeSource = a.times.Now(a.clock.Boot())
 	for lane, depth := range a.queue.Stats().Lanes {
 		st.Queue = append(st.Queue, &telemetrypb.LaneDepth{
 			Lane: telemetrypb.Lane(lane), Batches: depth.Batches, Bytes: depth.Bytes, NextSeq: depth.Next,

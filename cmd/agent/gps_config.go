@@ -26,6 +26,9 @@ type gpsConfig struct {
 	Grid     *float64     `yaml:"grid"`
 	When     string       `yaml:"when"`
 	Hold     string       `yaml:"hold"`
+
+	SetsClock  *bool  `yaml:"sets_clock"`
+	TimeOffset string `yaml:"time_offset"`
 }
 
 type gpsdConfig struct {
@@ -53,6 +56,7 @@ type gpsSettings struct {
 	GPSD    *gpsdConfig
 	Replay  *replaySettings
 	Motion  gps.MotionOptions
+	Clock   clockSettings
 	Privacy gps.Privacy
 	When    string        // a rule without whose event nothing of the position leaves; "": none
 	Hold    time.Duration // for so long after the event it does
@@ -94,6 +98,7 @@ func (c *checker) receivers(s *settings, names map[string]bool) (live bool) {
 		}
 		o.Replay = c.replay(r.Replay, r.Speed, r.Time, "gps", i)
 		live = live || o.Replay == nil || o.Replay.Time == "receipt"
+		o.Clock = c.receiverClock(&r, at)
 		o.Motion = c.motion(&r.Motion, at)
 		c.position(&r, &o, at)
 		s.GPS = append(s.GPS, o)

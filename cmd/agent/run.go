@@ -66,7 +66,7 @@ type agent struct {
 	metrics  *prometheus.Registry
 	clock    clock.Clock
 	logClock *clock.Log // set when replays are the clock
-	keeper   *clock.Keeper
+	times    *clock.Timekeeper
 	boot     boot
 	alarms   *alarm.Board
 	queue    *buffer.Queue
@@ -125,7 +125,8 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		readerCtx.start(failed, r.name, r.run)
 	}
 	if a.logClock == nil {
-		clockStage.start(failed, "clock", every(5*time.Second, a.watchClock))
+		clockStage.start(failed, "clock", a.keepTime())
+		clockStage.start(failed, "clock steps", a.watchSteps)
 	}
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
@@ -246,7 +247,9 @@ func (a *agent) openQueue() error {
 	if warning != nil {
 		a.log.Warn("boot count", "error", warning)
 	}
-	a.keeper = clock.NewKeeper(a.boot.ID, a.boot.Count)
+	if err := a.openTime(); err != nil {
+		return errors.Join(err, a.queue.Close())
+	}
 	return nil
 }
 
@@ -304,15 +307,10 @@ func (a *agent) openPipeline() error {
 		return fmt.Errorf("recovering the journal: %w", err)
 	}
 	if a.logClock == nil {
-		a.keeper.Add(clock.Observe(a.clock))
-		a.emitClock()
+		a.times.Start()
+		a.readClock()
 	}
 	return nil
-}
-
-// emitClock stores the clock record as it is now; it also travels beside each payload.
-func (a *agent) emitClock() {
-	a.pipe.Emit(&telemetrypb.Record{Record: &telemetrypb.Record_Clock{Clock: a.keeper.Record()}})
 }
 
 // every makes a task of something that is done again and again.
@@ -328,14 +326,6 @@ func every(d time.Duration, do func()) func(context.Context) error {
 				do()
 			}
 		}
-	}
-}
-
-// watchClock looks for steps of the system clock and for a synchronisation.
-func (a *agent) watchClock() {
-	if a.keeper.Add(clock.Observe(a.clock)) {
-		a.log.Info("clock record changed", "revision", a.keeper.Record().Revision)
-		a.emitClock()
 	}
 }
 

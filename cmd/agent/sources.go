@@ -293,8 +293,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 func (a *agent) stamp(unixNS int64) int64 {
 	bootNS, first := a.logClock.Stamp(unixNS)
 	if first {
-		a.keeper.Add(a.logClock.Anchor())
-		a.emitClock()
+		a.times.Replay(a.logClock.Anchor())
 	}
 	return bootNS
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/waybill-telematics/waybill/firmware"
 	"github.com/waybill-telematics/waybill/gps"
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -58,10 +56,7 @@ func (g *gpsSource) run(ctx context.Context) error {
 		return g.runReplay(ctx, parser)
 	}
 	// A receiver's two-digit year, or one whose week number has rolled over, is read near this day.
-	parser.Reference = firmware.Current().Built
-	if now := time.Now(); now.After(parser.Reference) {
-		parser.Reference = now
-	}
+	parser.Reference = g.dateReference()
 	receiver, err := g.receiver(parser)
 	if err != nil {
 		return err
@@ -117,6 +112,7 @@ func (g *gpsSource) onState(what, remedy string) func(error) {
 
 // live takes a fix of a receiver that does not wait.
 func (g *gpsSource) live(f gps.Fix) {
+	g.offerTime(&f)
 	chunk := g.source.Chunk()
 	chunk.Samples = g.take(f, chunk.Samples)
 	g.source.Offer(chunk)

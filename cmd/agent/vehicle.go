@@ -72,6 +72,7 @@ func newVehicle(s *settings) (*vehicle, error) {
 	for _, sensor := range s.IMU {
 		available = append(available, imu.Signals(sensor.Name)...)
 	}
+	available = append(available, clockSignals()...)
 	available = distinct(available)
 	v.available = len(available)
 	available = append(available, &telemetrypb.Signal{

@@ -37,46 +37,6 @@ func TestBootIDRoundTrip(t *testing.T) {
 	}
 }
 
-func TestKeeperAnchors(t *testing.T) {
-	k := NewKeeper([16]byte{1}, 7)
-	at := func(boot, offset time.Duration) *telemetrypb.Anchor {
-		return &telemetrypb.Anchor{BootNs: int64(boot), UnixNs: int64(boot + offset), Source: telemetrypb.TimeSource_TIME_SOURCE_SYSTEM}
-	}
-	steps := []struct {
-		anchor         *telemetrypb.Anchor
-		taken, newPart bool
-	}{
-		{at(time.Second, time.Hour), true, false},
-		{at(time.Second, 2*time.Hour), false, false},                       // no later than the last
-		{at(time.Minute, time.Hour), false, false},                         // on the line, too soon
-		{at(time.Minute, time.Hour+time.Second), true, true},               // a step
-		{at(12*time.Minute, time.Hour+time.Second), true, false},           // aged
-		{at(12*time.Minute+time.Second, -50*365*24*time.Hour), true, true}, // back to 1970
-	}
-	for i, s := range steps {
-		if got := k.Add(s.anchor); got != s.taken {
-			t.Errorf("step %d: taken %v", i, got)
-		}
-		if s.taken && s.anchor.NewPiece != s.newPart {
-			t.Errorf("step %d: new piece %v", i, s.anchor.NewPiece)
-		}
-	}
-	if r := k.Record(); r.Revision != 4 || len(r.Anchors) != 4 || r.BootCount != 7 {
-		t.Errorf("record %v", r)
-	}
-}
-
-func TestKeeperIsBounded(t *testing.T) {
-	k := NewKeeper([16]byte{1}, 1)
-	for i := range 500 {
-		k.Add(&telemetrypb.Anchor{BootNs: int64(i+1) * int64(time.Hour), UnixNs: int64(i) * int64(time.Hour)})
-	}
-	r := k.Record()
-	if len(r.Anchors) > maxAnchors || r.Anchors[0].BootNs != int64(time.Hour) || r.Anchors[len(r.Anchors)-1].BootNs != 500*int64(time.Hour) {
-		t.Errorf("%d anchors from %v", len(r.Anchors), r.Anchors[0])
-	}
-}
-
 func TestLogKeepsItsOwnTime(t *testing.T) {
 	var l Log
 	stamp := time.Date(2021, 6, 1, 11, 43, 50, 84_000_000, time.UTC).UnixNano()

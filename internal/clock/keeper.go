@@ -5,137 +5,395 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
+// Unbounded is the uncertainty of a clock that nobody vouches for, ns.
+const Unbounded = telemetrypb.Unbounded
+
 const (
-	// Unbounded is the uncertainty of a clock that nobody vouches for, ns: 146 years, so that sums still fit.
-	Unbounded = uint64(1) << 62
-	// stepTolerance is how far wall time may run from the last anchor's line before it counts as a step.
-	stepTolerance = 50 * time.Millisecond
-	// anchorEvery is how often a clock that behaves gets another anchor: a crystal of 100 ppm is 60 ms off by then.
+	// anchorEvery is how often a source that goes on gets another anchor: at 50 ppm a crystal is 30 ms off by then.
 	anchorEvery = 10 * time.Minute
-	// maxAnchors bounds a record; the oldest but the first goes.
-	maxAnchors = 64
+	// anchorSoon is the distance of a source's second anchor from its first, which was made of a few fixes.
+	anchorSoon = time.Minute
+	// stepTolerance is how far the system's clock may move on its own before that counts as a step.
+	stepTolerance = 50 * time.Millisecond
+	// suspendLeast is the shortest suspend that is seen; the two clocks are not read at the same instant.
+	suspendLeast = 200 * time.Millisecond
+	// suspendGap is how far CLOCK_BOOTTIME and the world may part in a suspend: where no counter runs through it the kernel
+	// takes its length from a real-time clock that shows whole seconds, at both ends.
+	suspendGap = uint64(2 * time.Second)
+	// ntpLeast is the least uncertainty of a synchronised clock that is believed: daemons call an answer exact that came
+	// over an asymmetric radio link.
+	ntpLeast = uint64(50 * time.Millisecond)
+	// gpsSilent is how long a receiver is awaited before another source may speak.
+	gpsSilent = time.Minute
+	// rollover is the cycle of GPS's week number, 1024 weeks.
+	rollover = int64(1024 * 7 * 24 * time.Hour)
+	// buildSlack is how far before its build's day a vehicle's clock may be: time zones, and a build machine's own clock.
+	buildSlack = int64(48 * time.Hour)
+	// lifetime is how long after its build an agent may run.
+	lifetime = int64(40 * 366 * 24 * time.Hour)
 )
 
-// Keeper keeps the clock record of the running boot: what is known of CLOCK_BOOTTIME against wall time. It is safe
-// for use from several goroutines.
+// Good is a wall time that somebody vouched for.
+type Good struct {
+	Unix   int64 // ns; 0: none. It was no earlier than this
+	Source telemetrypb.TimeSource
+}
+
+// KeeperOptions is what a Keeper has to know beforehand.
+type KeeperOptions struct {
+	BootID    [16]byte
+	BootCount uint32
+	Built     time.Time                // no time before it is possible; zero: not known
+	Floor     Good                     // the last good time that was kept on disk
+	Record    *telemetrypb.ClockRecord // of this boot, by the process before this one; nil: none
+}
+
+// Keeper keeps the clock record of the running boot: what is known of CLOCK_BOOTTIME against wall time. It is told the
+// time and reads no clock. It is safe for use from several goroutines.
+//
+//	nothing ──▶ FLOOR (the record's lower bound) or SYSTEM ──▶ NTP ──▶ GPS
+//
+// A better source takes over from a worse one; GPS also judges: anchors of a system clock that it contradicts are
+// withdrawn. In silence the last anchor of the best source holds, with growing doubt, and a worse source speaks only
+// when it is surer by then and does not contradict it. A step of the system's clock moves nothing that another source
+// vouches for. A suspend begins a new piece, and so does a leap second: in Unix time one second is there twice.
 type Keeper struct {
-	mu     sync.Mutex // guards record
-	record *telemetrypb.ClockRecord
+	o KeeperOptions
+
+	mu       sync.Mutex // guards what follows
+	revision uint32
+	track    track
+	log      *telemetrypb.Anchor // of a replay, whose clock is nobody's
+	fixes    fixes
+	ended    fixes // the run before
+	vouched  int64 // boottime at which GPS last vouched; 0: not yet
+	read     Reading
+	hasRead  bool
+	denied   bool  // the system's clock claims to be synchronised and contradicts GPS
+	floored  bool  // the floor stands in the record
+	refused  int64 // fixes with an impossible time
+	steps    int64 // of the system's clock
+	suspends int64
 }
 
-// NewKeeper starts the record of a boot, without an anchor.
-func NewKeeper(bootID [16]byte, bootCount uint32) *Keeper {
-	return &Keeper{record: &telemetrypb.ClockRecord{BootId: bootID[:], BootCount: bootCount}}
+// Change is what an observation did.
+type Change struct {
+	Record bool   // there is a new revision
+	Urgent bool   // of weight: it must outlive a power cut that follows at once
+	Why    string // for the log; empty: nothing to tell
 }
 
-// Record is a copy of what is known now.
+// NewKeeper starts, or goes on with, the record of a boot.
+func NewKeeper(o KeeperOptions) *Keeper {
+	k := &Keeper{o: o, floored: o.Floor.Unix != 0}
+	if o.Record != nil {
+		k.track, k.revision = trackOf(o.Record), o.Record.GetRevision()
+		for _, p := range k.track.points {
+			if p.source == telemetrypb.TimeSource_TIME_SOURCE_GPS {
+				k.vouched, k.floored = p.boot, false
+			}
+		}
+		if o.Record.NotBeforeUnixNs == nil {
+			k.floored = false
+		} else if k.floored {
+			k.o.Floor.Unix = o.Record.GetNotBeforeUnixNs() // as it was when the boot began
+		}
+	}
+	if k.floored && k.revision == 0 {
+		k.revision = 1
+	}
+	return k
+}
+
+// Record is a copy of what is known now. Revision 0: nothing.
 func (k *Keeper) Record() *telemetrypb.ClockRecord {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return proto.Clone(k.record).(*telemetrypb.ClockRecord)
+	r := &telemetrypb.ClockRecord{BootId: k.o.BootID[:], BootCount: k.o.BootCount, Revision: k.revision, Anchors: k.track.anchors()}
+	if k.log != nil {
+		r.Anchors = []*telemetrypb.Anchor{proto.CloneOf(k.log)}
+	}
+	if k.floored {
+		r.NotBeforeUnixNs = proto.Int64(k.o.Floor.Unix)
+	}
+	return r
 }
 
-// Add takes an observation of the wall clock. It reports whether the record changed: the first anchor, a step, a
-// better source, or long enough after the last one.
-func (k *Keeper) Add(a *telemetrypb.Anchor) bool {
+// Skip makes the next revision no lower than this: those below may have been used by a process that died.
+func (k *Keeper) Skip(revision uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	anchors := k.record.Anchors
-	if n := len(anchors); n > 0 {
-		last := anchors[n-1]
-		if a.BootNs <= last.BootNs {
-			return false
+	k.revision = max(k.revision, revision)
+}
+
+// Replay dates by a recording's own stamps. Nothing else may be told this Keeper.
+func (k *Keeper) Replay(a *telemetrypb.Anchor) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.log = a
+	k.revision++
+}
+
+// Good is the best lower bound of the wall time at a boottime that anybody vouches for.
+func (k *Keeper) Good(boot int64) (g Good, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	unix, doubt, ok := k.track.predict(boot)
+	last, _ := k.track.last()
+	if !ok || doubt >= Unbounded {
+		return g, false
+	}
+	return Good{unix - int64(doubt), last.source}, true
+}
+
+// Reference is a day near which a receiver's dates lie, within 9.8 years.
+func (k *Keeper) Reference() time.Time {
+	reference := k.o.Built
+	if f := k.o.Floor; f.Source == telemetrypb.TimeSource_TIME_SOURCE_GPS && time.Unix(0, f.Unix).After(reference) {
+		reference = time.Unix(0, f.Unix)
+	}
+	return reference
+}
+
+// Denied says whether the system's clock claims to be synchronised and contradicts GPS.
+func (k *Keeper) Denied() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.denied
+}
+
+// Counts says how often what was seen: impossible times from a receiver, steps of the system's clock, suspends.
+func (k *Keeper) Counts() (refused, steps, suspends int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.refused, k.steps, k.suspends
+}
+
+// possible is a time that an agent built when this one was can see.
+func (k *Keeper) possible(unix int64) bool {
+	return k.o.Built.IsZero() || unix >= k.o.Built.UnixNano()-buildSlack && unix-k.o.Built.UnixNano() <= lifetime
+}
+
+// unroll brings a receiver's time whose week number has rolled over into the 1024 weeks that it can be in: they begin
+// with the build, and move on with the times that GPS itself gave.
+func (k *Keeper) unroll(unix int64) int64 {
+	reference := k.Reference()
+	if reference.IsZero() {
+		return unix
+	}
+	least := max(k.o.Built.UnixNano()-buildSlack, reference.UnixNano()-rollover/2)
+	if unix >= least {
+		return unix
+	}
+	return unix + (least-unix+rollover-1)/rollover*rollover
+}
+
+// Fix takes the time of a receiver's epoch: a valid fix that the receiver has not made up. boot is when its first byte
+// came, less what the receiver is known to need for that; doubt, in ns, covers what is not known of it.
+func (k *Keeper) Fix(boot, unix int64, doubt uint64) Change {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	const farthest = int64(1) << 61 // of a sum of times: no overflow below
+	if unix = min(unix, farthest); unix > 0 {
+		unix = k.unroll(unix)
+	}
+	if unix <= 0 || boot <= 0 || boot > farthest || !k.possible(unix) {
+		k.refused++
+		return Change{}
+	}
+	if run, broken := k.fixes.take(fix{boot, unix}); broken && run.count >= fixesNeeded {
+		k.ended = run
+	}
+	if k.fixes.count < fixesNeeded {
+		return Change{}
+	}
+	last, some := k.track.last()
+	best, ok := k.fixes.best(last.boot)
+	if !some {
+		best, ok = k.fixes.best(0)
+	}
+	if !ok {
+		return Change{}
+	}
+	now := point{best.boot, best.unix, doubt, telemetrypb.TimeSource_TIME_SOURCE_GPS}
+	if k.vouched == 0 {
+		n, worst := k.track.withdraw(now)
+		return k.takeOver(now, n, worst)
+	}
+	if off, disagree := k.against(now); disagree {
+		if k.fixes.count < fixesAgainst {
+			return Change{}
 		}
-		step := time.Duration((a.UnixNs - last.UnixNs) - (a.BootNs - last.BootNs)).Abs()
-		a.NewPiece = step > stepTolerance
-		aged := a.BootNs-last.BootNs >= int64(anchorEvery)
-		if !a.NewPiece && !aged && a.Source == last.Source {
-			return false
+		if n, worst := k.track.withdraw(now); n > 0 {
+			if off, disagree = k.against(now); !disagree {
+				return k.takeOver(now, n, worst)
+			}
 		}
-		if n == maxAnchors {
-			anchors = append(anchors[:1], anchors[2:]...)
+		return k.jump(now, off)
+	}
+	k.vouched = boot
+	if !anchorDue(&k.track, last, now) {
+		return Change{}
+	}
+	k.track.add(now)
+	k.revision++
+	return Change{Record: true}
+}
+
+// anchorDue: a source that goes on has gone on for long enough.
+func anchorDue(t *track, last, now point) bool {
+	age := time.Duration(now.boot - last.boot)
+	if last.source != now.source || last.doubt > 2*now.doubt {
+		return true
+	}
+	n := len(t.points)
+	lone := n < 2 || t.points[n-2].source != now.source || t.between(t.points[n-2], last)
+	return age >= anchorEvery || lone && age >= anchorSoon
+}
+
+// against says whether what is known contradicts a point, and by how much.
+func (k *Keeper) against(now point) (off uint64, disagree bool) {
+	predicted, doubt, ok := k.track.predict(now.boot)
+	off = distance(predicted, now.unix)
+	return off, ok && off > doubt+now.doubt
+}
+
+// takeOver is the first word of GPS in this boot, or since another source has spoken.
+func (k *Keeper) takeOver(now point, withdrawn int, worst int64) Change {
+	k.track.add(now)
+	k.vouched, k.floored = now.boot, false
+	k.revision++
+	why := "GPS vouches for the time"
+	if withdrawn > 0 {
+		why += fmt.Sprintf("; it contradicts the system's clock, which claimed to be synchronised, by %v: %d anchors withdrawn", time.Duration(worst), withdrawn)
+	}
+	return Change{true, true, why}
+}
+
+// jump is a time that GPS gives against its own earlier word: a leap second, or a suspend that CLOCK_BOOTTIME did not
+// notice. The piece before is closed with the last fix that belonged to it.
+func (k *Keeper) jump(now point, off uint64) Change {
+	last, _ := k.track.last()
+	if closing, ok := k.ended.best(last.boot); ok && closing.boot < k.fixes.began && last.source == now.source {
+		p := point{closing.boot, closing.unix, now.doubt, now.source}
+		predicted, doubt, ok := k.track.predict(p.boot)
+		if ok && distance(predicted, p.unix) <= doubt+p.doubt {
+			k.track.add(p)
 		}
 	}
-	k.record.Anchors = append(anchors, a)
-	k.record.Revision++
+	last, _ = k.track.last()
+	k.track.rupture(max(k.fixes.began, last.boot+1), min(off, Unbounded))
+	k.track.add(now)
+	k.vouched = now.boot
+	k.revision++
+	return Change{true, true, fmt.Sprintf("GPS time jumped by %v", time.Duration(off))}
+}
+
+// System takes a reading of the system's clocks.
+func (k *Keeper) System(r Reading) Change {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before, again := k.read, k.hasRead
+	k.read, k.hasRead = r, true
+	var change Change
+	if again && r.Boot > before.Boot {
+		if asleep := (r.Boot - before.Boot) - (r.Mono - before.Mono); asleep >= int64(suspendLeast) {
+			change = k.suspended(before.Boot+(r.Boot-before.Boot)/2, asleep)
+		}
+		if off := distance(r.Unix-r.Boot, before.Unix-before.Boot); off > uint64(stepTolerance)+distance(r.Boot, before.Boot)/1000 {
+			k.steps++ // a daemon slews by at most 500 ppm
+			change.Why = joinWords(change.Why, fmt.Sprintf("the system's clock was set by %v", time.Duration((r.Unix-r.Boot)-(before.Unix-before.Boot))))
+		}
+	}
+	if !k.system(r, before.Boot) {
+		return change
+	}
+	k.revision++
+	change.Record = true
+	return change
+}
+
+func joinWords(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
+
+// suspended begins a piece. What was known before holds on, with more doubt, until somebody knows better.
+func (k *Keeper) suspended(at, asleep int64) Change {
+	k.suspends++
+	k.fixes, k.ended = fixes{}, fixes{}
+	change := Change{Why: fmt.Sprintf("the computer slept for %v", time.Duration(asleep).Round(time.Millisecond))}
+	last, ok := k.track.last()
+	k.track.rupture(at, suspendGap)
+	if ok && last.trusted() && at > last.boot {
+		unix, doubt, _ := k.track.predict(at)
+		k.track.points = append(k.track.points, point{at, unix, doubt, last.source})
+		k.track.thin()
+		k.revision++
+		change.Record = true
+	}
+	return change
+}
+
+// system decides whether the system's clock has something to say, and says it.
+func (k *Keeper) system(r Reading, lastRead int64) (changed bool) {
+	now := point{r.Boot, r.Unix, Unbounded, telemetrypb.TimeSource_TIME_SOURCE_SYSTEM}
+	if r.Synced && k.believable(r.Unix) {
+		now.doubt, now.source = max(uint64(max(r.MaxError, 0)), ntpLeast), telemetrypb.TimeSource_TIME_SOURCE_NTP
+	}
+	last, some := k.track.last()
+	if some && now.boot <= last.boot {
+		return false
+	}
+	_, doubt, _ := k.track.predict(now.boot)
+	_, disagree := k.against(now)
+	switch {
+	case !now.trusted() && some && last.trusted():
+		k.denied = false
+		return false
+	case !now.trusted():
+		return k.unvouched(now, lastRead)
+	case !some || !last.trusted():
+	case k.vouched != 0 && disagree:
+		k.denied = true
+		return false
+	case disagree:
+		k.track.rupture(lastRead+(r.Boot-lastRead)/2, 0)
+	default:
+		k.denied = false
+		if k.vouched != 0 && r.Boot-k.vouched < int64(gpsSilent) || now.doubt >= doubt || !anchorDue(&k.track, last, now) {
+			return false
+		}
+	}
+	if k.o.Floor.Unix > now.unix {
+		k.floored = false // of two synchronised clocks that contradict each other the newer is believed
+	}
+	k.track.add(now)
 	return true
 }
 
-// Observe reads both clocks of the system as closely together as it can. The source is NTP where the kernel says that
-// somebody disciplines its clock (adjtimex), else SYSTEM with an unbounded uncertainty.
-func Observe(c Clock) *telemetrypb.Anchor {
-	before := c.Boot()
-	wall := c.Wall()
-	after := c.Boot()
-	a := &telemetrypb.Anchor{
-		BootNs:        before + (after-before)/2,
-		UnixNs:        wall.UnixNano(),
-		UncertaintyNs: Unbounded,
-		Source:        telemetrypb.TimeSource_TIME_SOURCE_SYSTEM,
+// believable: a synchronised clock that shows a day before the build, or before what GPS said once, is not.
+func (k *Keeper) believable(unix int64) bool {
+	return k.possible(unix) && (k.o.Floor.Source != telemetrypb.TimeSource_TIME_SOURCE_GPS || unix >= k.o.Floor.Unix)
+}
+
+// unvouched takes the word of a clock that nobody vouches for, while there is no better: first, and after each step.
+func (k *Keeper) unvouched(now point, lastRead int64) bool {
+	last, some := k.track.last()
+	if some {
+		predicted, _ := last.at(now.boot)
+		if off := distance(predicted, now.unix); off <= uint64(stepTolerance)+distance(now.boot, last.boot)/1000 {
+			return false
+		}
+		k.track.rupture(lastRead+(now.boot-lastRead)/2, 0)
 	}
-	var state unix.Timex
-	if code, err := unix.Adjtimex(&state); err == nil && code != unix.TIME_ERROR && state.Status&unix.STA_UNSYNC == 0 {
-		a.Source = telemetrypb.TimeSource_TIME_SOURCE_NTP
-		a.UncertaintyNs = uint64(state.Maxerror)*1000 + uint64(after-before)
-	}
-	return a
-}
-
-// Log is the clock of a replay: the stamps of the recording are the only time there is. The first stamp ties a made-up
-// boot to the log's wall time; every later one moves both clocks on. It is safe for use from several goroutines.
-type Log struct {
-	mu     sync.Mutex // guards what follows
-	base   int64      // unix ns of boot time 0
-	latest int64      // boot ns
-	start  bool
-}
-
-// logLead is what lies before the first stamp, so that a second log that starts a little earlier still has a boot time.
-const logLead = int64(time.Hour)
-
-// Stamp turns a log's wall time into boot time, in ns, and reports whether it was the first one.
-func (l *Log) Stamp(unixNS int64) (bootNS int64, first bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.start {
-		l.base, l.start, first = unixNS-logLead, true, true
-	}
-	bootNS = unixNS - l.base
-	l.latest = max(l.latest, bootNS)
-	return bootNS, first
-}
-
-// Anchor is the tie between the log's time and the made-up boot.
-func (l *Log) Anchor() *telemetrypb.Anchor {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return &telemetrypb.Anchor{BootNs: logLead, UnixNs: l.base + logLead, Source: telemetrypb.TimeSource_TIME_SOURCE_LOG}
-}
-
-// Boot is the latest stamp's boot time.
-func (l *Log) Boot() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.latest
-}
-
-// Wall is the latest stamp.
-func (l *Log) Wall() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.start {
-		return time.Time{}
-	}
-	return time.Unix(0, l.base+l.latest)
-}
-
-// FormatBootID writes a boot id in the kernel's form.
-func FormatBootID(id [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	k.track.add(now)
+	return true
 }
