@@ -51,7 +51,7 @@ func (b *Book) Encode() ([]byte, error) {
 // ParseBook reads what Encode wrote, and nothing else.
 func ParseBook(data []byte) (b Book, err error) {
 	line, body, whole := bytes.Cut(data, []byte("\n"))
-	if !whole || len(data) > maxBook || len(line) < 9 {
+	if !whole || len(data) > maxBook || len(line) < 9 || line[8] != ' ' {
 		return Book{}, ErrBook
 	}
 	var headSum, bodySum uint32

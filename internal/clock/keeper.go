@@ -16,8 +16,6 @@ const Unbounded = telemetrypb.Unbounded
 const (
 	// anchorEvery is how often a source that goes on gets another anchor: at 50 ppm a crystal is 30 ms off by then.
 	anchorEvery = 10 * time.Minute
-	// anchorSoon is the distance of a source's second anchor from its first, which was made of a few fixes.
-	anchorSoon = time.Minute
 	// stepTolerance is how far the system's clock may move on its own before that counts as a step.
 	stepTolerance = 50 * time.Millisecond
 	// suspendLeast is the shortest suspend that is seen; the two clocks are not read at the same instant.
@@ -32,6 +30,8 @@ const (
 	gpsSilent = time.Minute
 	// rollover is the cycle of GPS's week number, 1024 weeks.
 	rollover = int64(1024 * 7 * 24 * time.Hour)
+	// gpsEpoch is 6 January 1980, where GPS time begins, Unix ns.
+	gpsEpoch = 315_964_800 * int64(time.Second)
 	// buildSlack is how far before its build's day a vehicle's clock may be: time zones, and a build machine's own clock.
 	buildSlack = int64(48 * time.Hour)
 	// lifetime is how long after its build an agent may run.
@@ -72,6 +72,7 @@ type Keeper struct {
 	fixes    fixes
 	ended    fixes // the run before
 	vouched  int64 // boottime at which GPS last vouched; 0: not yet
+	young    bool  // the newest anchor was made of a few fixes
 	read     Reading
 	hasRead  bool
 	denied   bool  // the system's clock claims to be synchronised and contradicts GPS
@@ -198,14 +199,15 @@ func (k *Keeper) unroll(unix int64) int64 {
 func (k *Keeper) Fix(boot, unix int64, doubt uint64) Change {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	const farthest = int64(1) << 61 // of a sum of times: no overflow below
-	if unix = min(unix, farthest); unix > 0 {
+	const farthest = int64(1) << 62 // the year 2116; sums of two such times do not overflow
+	if unix >= gpsEpoch && unix < farthest {
 		unix = k.unroll(unix)
 	}
-	if unix <= 0 || boot <= 0 || boot > farthest || !k.possible(unix) {
+	if unix < gpsEpoch || unix >= farthest || boot <= 0 || boot >= farthest/2 || !k.possible(unix) {
 		k.refused++
 		return Change{}
 	}
+	doubt = min(doubt, Unbounded-1)
 	if run, broken := k.fixes.take(fix{boot, unix}); broken && run.count >= fixesNeeded {
 		k.ended = run
 	}
@@ -220,7 +222,7 @@ func (k *Keeper) Fix(boot, unix int64, doubt uint64) Change {
 	if !ok {
 		return Change{}
 	}
-	now := point{best.boot, best.unix, doubt, telemetrypb.TimeSource_TIME_SOURCE_GPS}
+	now := point{boot: best.boot, unix: best.unix, doubt: doubt, source: telemetrypb.TimeSource_TIME_SOURCE_GPS}
 	if k.vouched == 0 {
 		n, worst := k.track.withdraw(now)
 		return k.takeOver(now, n, worst)
@@ -237,23 +239,24 @@ func (k *Keeper) Fix(boot, unix int64, doubt uint64) Change {
 		return k.jump(now, off)
 	}
 	k.vouched = boot
-	if !anchorDue(&k.track, last, now) {
+	switch {
+	case k.young && k.fixes.count >= fixWindow && k.fixes.began <= last.boot:
+		// Of more fixes one was less delayed, most likely; it takes the place of the first anchor.
+		best, _ = k.fixes.best(0)
+		k.track.replace(point{boot: best.boot, unix: best.unix, doubt: doubt, source: last.source})
+	case anchorDue(last, now):
+		k.track.add(now)
+	default:
 		return Change{}
 	}
-	k.track.add(now)
+	k.young = k.fixes.count < fixWindow
 	k.revision++
 	return Change{Record: true}
 }
 
-// anchorDue: a source that goes on has gone on for long enough.
-func anchorDue(t *track, last, now point) bool {
-	age := time.Duration(now.boot - last.boot)
-	if last.source != now.source || last.doubt > 2*now.doubt {
-		return true
-	}
-	n := len(t.points)
-	lone := n < 2 || t.points[n-2].source != now.source || t.between(t.points[n-2], last)
-	return age >= anchorEvery || lone && age >= anchorSoon
+// anchorDue: a source that goes on has gone on for long enough, or is another than the last, or surer by far.
+func anchorDue(last, now point) bool {
+	return last.source != now.source || last.doubt > 2*now.doubt || now.boot-last.boot >= int64(anchorEvery)
 }
 
 // against says whether what is known contradicts a point, and by how much.
@@ -266,7 +269,7 @@ func (k *Keeper) against(now point) (off uint64, disagree bool) {
 // takeOver is the first word of GPS in this boot, or since another source has spoken.
 func (k *Keeper) takeOver(now point, withdrawn int, worst int64) Change {
 	k.track.add(now)
-	k.vouched, k.floored = now.boot, false
+	k.vouched, k.floored, k.young = now.boot, false, true
 	k.revision++
 	why := "GPS vouches for the time"
 	if withdrawn > 0 {
@@ -280,16 +283,16 @@ func (k *Keeper) takeOver(now point, withdrawn int, worst int64) Change {
 func (k *Keeper) jump(now point, off uint64) Change {
 	last, _ := k.track.last()
 	if closing, ok := k.ended.best(last.boot); ok && closing.boot < k.fixes.began && last.source == now.source {
-		p := point{closing.boot, closing.unix, now.doubt, now.source}
+		p := point{boot: closing.boot, unix: closing.unix, doubt: now.doubt, source: now.source}
 		predicted, doubt, ok := k.track.predict(p.boot)
 		if ok && distance(predicted, p.unix) <= doubt+p.doubt {
 			k.track.add(p)
 		}
 	}
 	last, _ = k.track.last()
-	k.track.rupture(max(k.fixes.began, last.boot+1), min(off, Unbounded))
+	k.track.rupture(rupture{boot: max(k.fixes.began, last.boot+1), gap: min(off, Unbounded)})
 	k.track.add(now)
-	k.vouched = now.boot
+	k.vouched, k.young = now.boot, true
 	k.revision++
 	return Change{true, true, fmt.Sprintf("GPS time jumped by %v", time.Duration(off))}
 }
@@ -331,10 +334,10 @@ func (k *Keeper) suspended(at, asleep int64) Change {
 	k.fixes, k.ended = fixes{}, fixes{}
 	change := Change{Why: fmt.Sprintf("the computer slept for %v", time.Duration(asleep).Round(time.Millisecond))}
 	last, ok := k.track.last()
-	k.track.rupture(at, suspendGap)
+	k.track.rupture(rupture{boot: at, gap: suspendGap})
 	if ok && last.trusted() && at > last.boot {
 		unix, doubt, _ := k.track.predict(at)
-		k.track.points = append(k.track.points, point{at, unix, doubt, last.source})
+		k.track.points = append(k.track.points, point{at, unix, doubt, last.source, true})
 		k.track.thin()
 		k.revision++
 		change.Record = true
@@ -344,7 +347,7 @@ func (k *Keeper) suspended(at, asleep int64) Change {
 
 // system decides whether the system's clock has something to say, and says it.
 func (k *Keeper) system(r Reading, lastRead int64) (changed bool) {
-	now := point{r.Boot, r.Unix, Unbounded, telemetrypb.TimeSource_TIME_SOURCE_SYSTEM}
+	now := point{boot: r.Boot, unix: r.Unix, doubt: Unbounded, source: telemetrypb.TimeSource_TIME_SOURCE_SYSTEM}
 	if r.Synced && k.believable(r.Unix) {
 		now.doubt, now.source = max(uint64(max(r.MaxError, 0)), ntpLeast), telemetrypb.TimeSource_TIME_SOURCE_NTP
 	}
@@ -353,7 +356,7 @@ func (k *Keeper) system(r Reading, lastRead int64) (changed bool) {
 		return false
 	}
 	_, doubt, _ := k.track.predict(now.boot)
-	_, disagree := k.against(now)
+	off, disagree := k.against(now)
 	switch {
 	case !now.trusted() && some && last.trusted():
 		k.denied = false
@@ -365,10 +368,10 @@ func (k *Keeper) system(r Reading, lastRead int64) (changed bool) {
 		k.denied = true
 		return false
 	case disagree:
-		k.track.rupture(lastRead+(r.Boot-lastRead)/2, 0)
+		k.track.rupture(rupture{lastRead + (r.Boot-lastRead)/2, min(off, Unbounded), true})
 	default:
 		k.denied = false
-		if k.vouched != 0 && r.Boot-k.vouched < int64(gpsSilent) || now.doubt >= doubt || !anchorDue(&k.track, last, now) {
+		if k.vouched != 0 && r.Boot-k.vouched < int64(gpsSilent) || now.doubt >= doubt || !anchorDue(last, now) {
 			return false
 		}
 	}
@@ -392,7 +395,7 @@ func (k *Keeper) unvouched(now point, lastRead int64) bool {
 		if off := distance(predicted, now.unix); off <= uint64(stepTolerance)+distance(now.boot, last.boot)/1000 {
 			return false
 		}
-		k.track.rupture(lastRead+(now.boot-lastRead)/2, 0)
+		k.track.rupture(rupture{boot: lastRead + (now.boot-lastRead)/2, claimed: true})
 	}
 	k.track.add(now)
 	return true

@@ -20,6 +20,7 @@ type point struct {
 	boot, unix int64 // ns
 	doubt      uint64
 	source     telemetrypb.TimeSource
+	carried    bool // what was known before a suspend, at its end: worth nothing once somebody knows better
 }
 
 // at is the wall time of a boottime by this point alone, and its doubt.
@@ -41,6 +42,8 @@ func distance(a, b int64) uint64 {
 type rupture struct {
 	boot int64
 	gap  uint64 // by at most this, ns; 0: the anchors differ there, and the surer one may be right on both sides
+	// claimed: two anchors of the system's clock contradict each other, nothing else. GPS decides between them.
+	claimed bool
 }
 
 // track is what is known of one boot: points ascending by boottime, and the ruptures between them. Points between two
@@ -58,10 +61,10 @@ func (t *track) last() (p point, ok bool) {
 	return t.points[len(t.points)-1], true
 }
 
-// gaps sums the gaps of the ruptures between two moments.
+// gaps sums the gaps of the ruptures between two moments, but for those that are only claimed.
 func (t *track) gaps(from, to int64) (sum uint64) {
 	for _, r := range t.ruptures {
-		if from < r.boot && r.boot <= to {
+		if from < r.boot && r.boot <= to && !r.claimed {
 			sum = min(sum+r.gap, Unbounded)
 		}
 	}
@@ -78,13 +81,17 @@ func (t *track) predict(boot int64) (unix int64, doubt uint64, ok bool) {
 	return unix, doubt + t.gaps(p.boot, boot), true
 }
 
+// worthless is how many times the doubt of a later point an earlier one may have at its own moment, and stay.
+const worthless = 4
+
 // add appends a point that is later than all others, and lets go of those that it makes worthless: where it speaks with
-// less doubt than they do of their own moment.
+// far less doubt than they do of their own moment.
 func (t *track) add(p point) {
 	kept := t.points[:0]
 	for _, old := range t.points {
 		_, doubt := p.at(old.boot)
-		if old.doubt <= doubt+t.gaps(old.boot, p.boot) {
+		doubt += t.gaps(old.boot, p.boot)
+		if old.doubt <= doubt || old.doubt/worthless <= doubt && !old.carried {
 			kept = append(kept, old)
 		}
 	}
@@ -92,8 +99,20 @@ func (t *track) add(p point) {
 	t.thin()
 }
 
+// replace puts a point in place of the newest, if it lies after the one before.
+func (t *track) replace(p point) {
+	n := len(t.points)
+	if n == 0 || n > 1 && p.boot <= t.points[n-2].boot {
+		return
+	}
+	if m := len(t.ruptures); m > 0 && p.boot < t.ruptures[m-1].boot {
+		return
+	}
+	t.points[n-1] = p
+}
+
 // withdraw removes the points that do not agree with p, and says how many they were and how far off the worst was.
-// Those of p's own source stay: that is another matter.
+// Those of p's own source stay: that is another matter. What stays agrees with p, so that no contradiction is left.
 func (t *track) withdraw(p point) (n int, worst int64) {
 	kept := t.points[:0]
 	for _, old := range t.points {
@@ -106,19 +125,20 @@ func (t *track) withdraw(p point) (n int, worst int64) {
 		n, worst = n+1, max(worst, off)
 	}
 	t.points = kept
+	t.ruptures = slices.DeleteFunc(t.ruptures, func(r rupture) bool { return r.claimed })
 	return n, worst
 }
 
 // rupture adds a rupture after all others.
-func (t *track) rupture(boot int64, gap uint64) {
+func (t *track) rupture(r rupture) {
 	if n := len(t.ruptures); n > 0 {
-		boot = max(boot, t.ruptures[n-1].boot)
+		r.boot = max(r.boot, t.ruptures[n-1].boot)
 	}
 	if len(t.ruptures) == maxBreaks {
 		t.ruptures[1].gap += t.ruptures[0].gap
 		t.ruptures = slices.Delete(t.ruptures, 0, 1)
 	}
-	t.ruptures = append(t.ruptures, rupture{boot, gap})
+	t.ruptures = append(t.ruptures, r)
 }
 
 // between says whether a rupture lies between two neighbouring points.
@@ -169,9 +189,11 @@ func (t *track) anchors() []*telemetrypb.Anchor {
 func trackOf(r *telemetrypb.ClockRecord) (t track) {
 	for _, a := range r.GetAnchors() {
 		if a.GetNewPiece() {
-			t.ruptures = append(t.ruptures, rupture{a.GetBeginsNs(), a.GetGapNs()})
+			claimed := a.GetSource() != telemetrypb.TimeSource_TIME_SOURCE_GPS && a.GetGapNs() != suspendGap
+			t.ruptures = append(t.ruptures, rupture{a.GetBeginsNs(), a.GetGapNs(), claimed})
 		}
-		t.points = append(t.points, point{a.GetBootNs(), a.GetUnixNs(), a.GetUncertaintyNs(), a.GetSource()})
+		carried := a.GetNewPiece() && a.GetBootNs() == a.GetBeginsNs()
+		t.points = append(t.points, point{a.GetBootNs(), a.GetUnixNs(), a.GetUncertaintyNs(), a.GetSource(), carried})
 	}
 	return t
 }
