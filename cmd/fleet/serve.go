@@ -91,7 +91,8 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		return err
 	}
-	receiver, err := ingest.NewReceiver(o, ingest.New(ingest.Options{Log: log}, s))
+	ingester := ingest.New(ingest.Options{Log: log}, s)
+	receiver, err := ingest.NewReceiver(o, ingester)
 	if err != nil {
 		s.Close()
 		return cli.UsageError(err)
@@ -109,6 +110,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	defer cancel()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver) }) })
+	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()

@@ -1,8 +1,10 @@
 package ingest
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -29,6 +31,64 @@ func checkClock(c *telemetrypb.ClockRecord) error {
 	return nil
 }
 
+// retime does a bounded part of the work that a new record leaves. New samples of the boot are dated by it at once, so
+// in the end all are, whichever comes first.
+func (g *Ingester) retime(tx store.Tx, r store.Retiming, c *telemetrypb.ClockRecord, counts *Counts) error {
+	n, done, err := tx.Retime(r.Device, r.Boot, g.retimeSamples, func(bootNS int64) store.Time { return dateBy(c, bootNS) })
+	counts.Retimed += uint64(n)
+	if err == nil && !done {
+		select {
+		case g.left <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// Retime dates again a bounded part of what is left, in one transaction, and says whether there may be more.
+func (g *Ingester) Retime(ctx context.Context) (more bool, counts Counts, err error) {
+	err = g.store.Update(ctx, func(tx store.Tx) error {
+		counts = Counts{} // Update may run this again
+		r, ok, err := tx.NextRetiming()
+		if more = ok; err != nil || !ok {
+			return err
+		}
+		c, err := tx.Clock(r.Device, r.Boot)
+		if err != nil {
+			return err
+		}
+		return g.retime(tx, r, c, &counts)
+	})
+	return more, counts, err
+}
+
+// retimeAgain is the wait after a store that failed.
+const retimeAgain = time.Second
+
+// Run dates samples again beside Apply, a bounded number at a time so that nobody waits long for the store, until ctx
+// ends; it returns nil. What is not done by then is done after the next start.
+func (g *Ingester) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.left:
+		}
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, _, err = g.Retime(ctx); err == nil || ctx.Err() != nil {
+				continue
+			}
+			g.log.Warn("samples could not be dated again; they will be", "err", err)
+			more = true
+			select {
+			case <-ctx.Done():
+			case <-time.After(retimeAgain):
+			}
+		}
+	}
+}
+
 // dateBy is the wall time that a record gives; a nil record knows nothing.
 func dateBy(c *telemetrypb.ClockRecord, bootNS int64) store.Time {
 	unix, doubt, source := c.WallTime(bootNS)
@@ -43,6 +103,9 @@ func dateBy(c *telemetrypb.ClockRecord, bootNS int64) store.Time {
 // does not touch the drive from its beginning.
 func changedFrom(old, now *telemetrypb.ClockRecord) int64 {
 	had, have := old.GetAnchors(), now.GetAnchors()
+	if old.GetNotBeforeUnixNs() != now.GetNotBeforeUnixNs() || old.GetNotAfterUnixNs() != now.GetNotAfterUnixNs() {
+		return math.MinInt64
+	}
 	if len(had) == 0 || len(have) < len(had) {
 		return math.MinInt64
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/waybill-telematics/waybill/fleet/store"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -132,5 +134,100 @@ func TestClockRecordsThatCannotBe(t *testing.T) {
 		anchor(math.MaxInt64, time.Unix(0, math.MinInt64), math.MaxUint64))}, v.telemetry(v.samples(1))))
 	if n := len(c.times()); n == 0 {
 		t.Error("nothing stored")
+	}
+}
+
+// A long boot is dated again in many transactions, over restarts of the store and under newer records that come in
+// between; in the end every sample is dated by the newest.
+func TestRetimingIsBoundedAndGoesOn(t *testing.T) {
+	c, v := newCloud(t), newVehicle(t, "car-1")
+	c.retimeSamples = 30
+	c.take(v.message(control, nil, v.catalogueBatch()))
+	for n := int64(1); n <= 40; n++ {
+		c.take(v.message(telemetry, nil, v.telemetry(v.samples(n))))
+	}
+	base := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	whole := len(c.times())
+	var last *telemetrypb.ClockRecord
+	retimed, steps := uint64(0), 0
+	for revision := range uint32(3) {
+		last = v.clock(revision+1, anchor(0, base.Add(time.Duration(revision)*time.Hour), 1000))
+		_, counts := c.take(v.message(control, []*telemetrypb.ClockRecord{last}))
+		if counts.Retimed > 60 {
+			t.Fatalf("%d samples in one transaction", counts.Retimed)
+		}
+		for range 5 {
+			more, counts, err := c.Retime(context.Background())
+			if err != nil || !more || counts.Retimed > 60 {
+				t.Fatalf("more %v, %+v, %v", more, counts, err)
+			}
+		}
+		c.take(v.message(telemetry, nil, v.telemetry(v.samples(int64(revision)+100))))
+		c.reopen()
+		c.retimeSamples = 30
+	}
+	for more := true; more; steps++ {
+		var counts Counts
+		var err error
+		if more, counts, err = c.Retime(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		retimed += counts.Retimed
+	}
+	for key, when := range c.times() {
+		if want := dateBy(last, key[1]); when != want {
+			t.Fatalf("%v is dated %v, want %v", key, when, want)
+		}
+	}
+	if retimed == 0 || steps < whole/60 {
+		t.Errorf("%d samples in %d steps at last", retimed, steps)
+	}
+}
+
+// What a process before left is done by Run, without a message to start it.
+func TestRunDatesWhatIsLeft(t *testing.T) {
+	c, v := newCloud(t), newVehicle(t, "car-1")
+	c.retimeSamples = 1
+	c.take(v.message(control, nil, v.catalogueBatch()))
+	for n := int64(1); n <= 20; n++ {
+		c.take(v.message(telemetry, nil, v.telemetry(v.samples(n))))
+	}
+	record := v.clock(1, anchor(0, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), 1000))
+	c.take(v.message(control, []*telemetrypb.ClockRecord{record}))
+	c.reopen()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	left := 1
+	for left > 0 && ctx.Err() == nil {
+		left = 0
+		for key, when := range c.times() {
+			if when != dateBy(record, key[1]) {
+				left++
+			}
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil || left > 0 {
+		t.Errorf("%d samples are left, %v", left, err)
+	}
+}
+
+// New bounds date everything again, also where no anchor changed.
+func TestBoundsDateABootThatNobodyVouchedFor(t *testing.T) {
+	c, v := newCloud(t), newVehicle(t, "car-1")
+	c.take(v.message(control, nil, v.catalogueBatch()), v.message(telemetry, nil, v.telemetry(v.samples(5))))
+	low, high := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	record := v.clock(1, &telemetrypb.Anchor{BootNs: 1, UnixNs: 5, UncertaintyNs: telemetrypb.Unbounded, Source: telemetrypb.TimeSource_TIME_SOURCE_SYSTEM})
+	record.NotBeforeUnixNs = proto.Int64(low.UnixNano())
+	for revision, want := range []telemetrypb.TimeSource{telemetrypb.TimeSource_TIME_SOURCE_FLOOR, telemetrypb.TimeSource_TIME_SOURCE_NEIGHBOUR} {
+		record.Revision = uint32(revision) + 1
+		c.take(v.message(control, []*telemetrypb.ClockRecord{record}))
+		for key, when := range c.times() {
+			if when.Source != want || when != dateBy(record, key[1]) {
+				t.Fatalf("%v is dated %v, want it by %v", key, when, want)
+			}
+		}
+		record.NotAfterUnixNs = proto.Int64(high.UnixNano())
 	}
 }

@@ -25,6 +25,9 @@ const maxAnchors = 1 << 17
 type Options struct {
 	Now func() time.Time // the receiver's clock; nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
+	// RetimeSamples is about how many samples one transaction dates again for one clock record; 0: 50,000. Run does what
+	// is left.
+	RetimeSamples int
 }
 
 // Message is one publish.
@@ -70,6 +73,9 @@ type Ingester struct {
 	store store.Store
 	now   func() time.Time
 	log   *slog.Logger
+
+	retimeSamples int
+	left          chan struct{} // capacity 1: there may be samples to date again
 }
 
 // New makes an Ingester.
@@ -80,7 +86,12 @@ func New(o Options, s store.Store) *Ingester {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Ingester{store: s, now: o.Now, log: o.Log}
+	if o.RetimeSamples <= 0 {
+		o.RetimeSamples = 50_000
+	}
+	g := &Ingester{store: s, now: o.Now, log: o.Log, retimeSamples: o.RetimeSamples, left: make(chan struct{}, 1)}
+	g.left <- struct{}{} // by the process before this one, perhaps
+	return g
 }
 
 // Apply takes messages in their order, in one transaction. When it returns without error everything is durable, the
@@ -185,9 +196,10 @@ func (a *application) clock(c *telemetrypb.ClockRecord) error {
 		return err
 	}
 	a.clocks[boot] = c
-	n, err := a.tx.Retime(a.device, boot, changedFrom(old, c), func(bootNS int64) store.Time { return dateBy(c, bootNS) })
-	a.counts.Retimed += uint64(n)
-	return err
+	if err := a.tx.PutRetiming(a.device, boot, changedFrom(old, c)); err != nil {
+		return err
+	}
+	return a.retime(a.tx, store.Retiming{Device: a.device, Boot: boot}, c, a.counts)
 }
 
 // clockOf looks a clock record up, once a message.

@@ -2,9 +2,18 @@ package store
 
 // schemaVersion is SQLite's user_version; applicationID marks the file as ours ("WBfl").
 const (
-	schemaVersion = 1
+	schemaVersion = 2
 	applicationID = 0x5742666C
 )
+
+// retimings is what version 2 has more than version 1.
+const retimings = `CREATE TABLE retimings ( -- samples that an older clock record dates, until they are dated again
+  device INTEGER NOT NULL REFERENCES devices,
+  boot_id BLOB NOT NULL,
+  from_ns INTEGER NOT NULL, -- CLOCK_BOOTTIME of the first
+  done INTEGER NOT NULL,    -- row of the last batch that was dated again
+  PRIMARY KEY (device, boot_id)
+) WITHOUT ROWID;`
 
 // schema makes an empty store.
 //
@@ -127,6 +136,8 @@ CREATE TABLE clocks (
   received INTEGER NOT NULL,
   PRIMARY KEY (device, boot_id)
 ) WITHOUT ROWID;
+
+` + retimings + `
 
 CREATE TABLE losses (
   batch INTEGER NOT NULL REFERENCES batches,

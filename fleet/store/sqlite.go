@@ -140,8 +140,14 @@ func (s *SQLite) prepareSchema(ctx context.Context) error {
 	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
 		return err
 	}
-	if app == applicationID && version == schemaVersion {
+	switch {
+	case app == applicationID && version == schemaVersion:
 		return nil
+	case app == applicationID && version == 1 && s.o.ReadOnly:
+		return nil // its reader misses nothing
+	case app == applicationID && version == 1:
+		_, err := s.db.ExecContext(ctx, "BEGIN; "+retimings+fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schemaVersion))
+		return err
 	}
 	if app != 0 || version != 0 || tables != 0 {
 		return fmt.Errorf("%w: application id %#x, schema version %d, want %#x, %d", ErrSchema, app, version, applicationID, schemaVersion)

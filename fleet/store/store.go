@@ -191,9 +191,13 @@ type Tx interface {
 	// Clock gives the clock record of a boot, nil when none is known.
 	Clock(device int64, boot [16]byte) (*telemetrypb.ClockRecord, error)
 	PutClock(device int64, c *telemetrypb.ClockRecord, now time.Time) error
-	// Retime dates again the samples of a boot that were taken at `from` (CLOCK_BOOTTIME ns) or later, and says how
-	// many changed.
-	Retime(device int64, boot [16]byte, from int64, date func(bootNS int64) Time) (int64, error)
+	// PutRetiming notes that the samples of a boot that were taken at `from` (CLOCK_BOOTTIME ns) or later are to be
+	// dated again. NextRetiming finds such work.
+	PutRetiming(device int64, boot [16]byte, from int64) error
+	NextRetiming() (r Retiming, ok bool, err error)
+	// Retime goes on with the work noted for a boot, for about `most` samples. It says how many of them changed, and
+	// whether the work is done.
+	Retime(device int64, boot [16]byte, most int, date func(bootNS int64) Time) (changed int64, done bool, err error)
 
 	PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error
 	PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error

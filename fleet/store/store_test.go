@@ -369,9 +369,12 @@ func BenchmarkRetime(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			n, err := tx.Retime(d, [16]byte{}, math.MinInt64, func(boot int64) Time { return Time{boot + shift*1e9, 1, 3} })
-			if n != perBatch*batches {
-				b.Fatalf("%d samples dated again", n)
+			if err := tx.PutRetiming(d, [16]byte{}, math.MinInt64); err != nil {
+				return err
+			}
+			n, done, err := tx.Retime(d, [16]byte{}, 2*perBatch*batches, func(boot int64) Time { return Time{boot + shift*1e9, 1, 3} })
+			if n != perBatch*batches || !done {
+				b.Fatalf("%d samples dated again, done %v", n, done)
 			}
 			return err
 		}); err != nil {
@@ -379,4 +382,37 @@ func BenchmarkRetime(b *testing.B) {
 		}
 	}
 	b.ReportMetric(perBatch*batches*float64(b.N)/b.Elapsed().Seconds(), "samples/s")
+}
+
+// A store of version 1 is made one of version 2 by its writer; a reader takes it as it is.
+func TestUpgradeFromVersion1(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.db")
+	s := open(t, file)
+	if _, err := s.db.Exec("DROP TABLE retimings; PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := Open(context.Background(), file, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, file)
+	if err := s.Update(context.Background(), func(tx Tx) error {
+		d, err := tx.Device("acme", "car-1", now)
+		if err != nil {
+			return err
+		}
+		return tx.PutRetiming(d, [16]byte{1}, 5)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, file)
 }

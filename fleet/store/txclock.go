@@ -1,38 +1,56 @@
 package store
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
-// Retime goes batch by batch, so that its memory does not grow with the length of a boot.
-func (t *tx) Retime(device int64, boot [16]byte, from int64, date func(bootNS int64) Time) (changed int64, err error) {
-	s, err := t.w.statement(t.ctx, `SELECT id FROM batches WHERE device = ? AND boot_id = ? AND state = 1 AND lane <> 1
-	    AND (form = 2 OR first_ns + span_ns >= ?)`)
-	if err != nil {
-		return 0, err
+// Retiming is the work that a new clock record leaves: samples of one boot that are dated by an older one.
+type Retiming struct {
+	Device int64
+	Boot   [16]byte
+}
+
+// PutRetiming begins again with work that was noted before and is not done.
+func (t *tx) PutRetiming(device int64, boot [16]byte, from int64) error {
+	_, err := t.exec(`INSERT INTO retimings (device, boot_id, from_ns, done) VALUES (?, ?, ?, 0)
+	    ON CONFLICT (device, boot_id) DO UPDATE SET from_ns = min(from_ns, excluded.from_ns), done = 0`, device, boot[:], from)
+	return err
+}
+
+func (t *tx) NextRetiming() (r Retiming, ok bool, err error) {
+	var boot []byte
+	ok, err = t.one("SELECT device, boot_id FROM retimings ORDER BY device, boot_id LIMIT 1", nil, &r.Device, &boot)
+	copy(r.Boot[:], boot)
+	return r, ok, err
+}
+
+// Retime goes batch by batch, so that neither memory nor a transaction grows with the length of a boot.
+func (t *tx) Retime(device int64, boot [16]byte, most int, date func(bootNS int64) Time) (changed int64, done bool, err error) {
+	var from, last int64
+	found, err := t.one("SELECT from_ns, done FROM retimings WHERE device = ? AND boot_id = ?", []any{device, boot[:]}, &from, &last)
+	if err != nil || !found {
+		return 0, !found, err
 	}
-	rows, err := s.QueryContext(t.ctx, device, boot[:], from)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var batches []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return 0, err
+	for looked := int64(0); looked < int64(most); {
+		var id, samples int64
+		found, err := t.one(`SELECT id, samples FROM batches WHERE device = ? AND boot_id = ? AND id > ? AND state = 1 AND lane <> 1
+		    AND (form = 2 OR first_ns + span_ns >= ?) ORDER BY id LIMIT 1`, []any{device, boot[:], last, from}, &id, &samples)
+		if err != nil {
+			return changed, false, err
 		}
-		batches = append(batches, id)
-	}
-	if err := rows.Err(); err != nil {
-		return 0, err
-	}
-	for _, id := range batches {
+		if !found {
+			_, err := t.exec("DELETE FROM retimings WHERE device = ? AND boot_id = ?", device, boot[:])
+			return changed, err == nil, err
+		}
 		n, err := t.retimeBatch(id, from, date)
 		if err != nil {
-			return changed, fmt.Errorf("date batch row %d again: %w", id, err)
+			return changed, false, fmt.Errorf("date batch row %d again: %w", id, err)
 		}
-		changed += n
+		changed, looked, last = changed+n, looked+1+min(samples, math.MaxInt32), id
 	}
-	return changed, nil
+	_, err = t.exec("UPDATE retimings SET done = ? WHERE device = ? AND boot_id = ?", last, device, boot[:])
+	return changed, false, err
 }
 
 // redated is a sample that gets another time.

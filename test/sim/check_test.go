@@ -29,6 +29,7 @@ type result struct {
 func (v *vehicle) check() (r result) {
 	t := v.t
 	t.Helper()
+	v.cloud.settle(t)
 	r.sources = map[telemetrypb.TimeSource]int{}
 	rows := map[string][]*store.Reading{canSignal: make([]*store.Reading, len(v.canTruth)), gpsSignal: make([]*store.Reading, len(v.gpsTruth))}
 	v.cloud.eachRow(t, func(row *store.Reading) {
@@ -153,6 +154,17 @@ func (v *vehicle) pieceOf(row *store.Reading) (n int) {
 	return n
 }
 
+// settle dates again what is left to be.
+func (c *cloud) settle(t testing.TB) {
+	t.Helper()
+	for more := true; more; {
+		var err error
+		if more, _, err = c.ingest.Retime(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // eachRow goes through the store.
 func (c *cloud) eachRow(t testing.TB, f func(*store.Reading)) {
 	t.Helper()
@@ -166,6 +178,7 @@ func (c *cloud) eachRow(t testing.TB, f func(*store.Reading)) {
 
 // dump writes all rows as text, for comparing two states of a store.
 func (c *cloud) dump(t testing.TB) []byte {
+	c.settle(t)
 	var text bytes.Buffer
 	c.eachRow(t, func(row *store.Reading) {
 		fmt.Fprintf(&text, "%016x/%d/%d/%d %s %x %d %d±%d/%d %d\n", row.Epoch, row.Lane, row.Seq, row.Index, row.Signal, row.BootID, row.BootNS,
@@ -176,6 +189,7 @@ func (c *cloud) dump(t testing.TB) []byte {
 
 // sources counts what the store holds by where its time comes from.
 func (c *cloud) sources(t testing.TB) map[telemetrypb.TimeSource]int {
+	c.settle(t)
 	n := map[telemetrypb.TimeSource]int{}
 	c.eachRow(t, func(row *store.Reading) { n[row.Time.Source]++ })
 	return n

@@ -30,7 +30,7 @@ func newCloud(t testing.TB, random *mrand.Rand) *cloud {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &cloud{store: s, ingest: ingest.New(ingest.Options{Now: func() time.Time { return built }}, s), random: random}
+	return &cloud{store: s, ingest: ingest.New(ingest.Options{Now: func() time.Time { return built }, RetimeSamples: 2000}, s), random: random}
 }
 
 // perPayload is how many batches a payload carries at most.
@@ -72,6 +72,11 @@ func (c *cloud) apply(t testing.TB, queue *buffer.Queue, messages []ingest.Messa
 			t.Fatal(err)
 		}
 		messages = messages[n:]
+		for more := c.random.IntN(2) == 0; more; {
+			if more, _, err = c.ingest.Retime(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for _, reply := range replies {
 			for _, r := range reply.Receipt.GetRanges() {
 				switch r.GetVerdict() {
