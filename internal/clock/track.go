@@ -112,7 +112,7 @@ func (t *track) replace(p point) {
 }
 
 // withdraw removes the points that do not agree with p, and says how many they were and how far off the worst was.
-// Those of p's own source stay: that is another matter. What stays agrees with p, so that no contradiction is left.
+// Those of p's own source stay: that is another matter. Contradictions that were claimed by what is gone go with it.
 func (t *track) withdraw(p point) (n int, worst int64) {
 	kept := t.points[:0]
 	for _, old := range t.points {
@@ -125,8 +125,18 @@ func (t *track) withdraw(p point) (n int, worst int64) {
 		n, worst = n+1, max(worst, off)
 	}
 	t.points = kept
-	t.ruptures = slices.DeleteFunc(t.ruptures, func(r rupture) bool { return r.claimed })
+	t.ruptures = slices.DeleteFunc(t.ruptures, func(r rupture) bool { return r.claimed && !t.contradicted(r) })
 	return n, worst
+}
+
+// contradicted says whether the points on both sides of a rupture still contradict each other.
+func (t *track) contradicted(r rupture) bool {
+	i := slices.IndexFunc(t.points, func(p point) bool { return p.boot >= r.boot })
+	if i < 1 {
+		return false
+	}
+	unix, doubt := t.points[i-1].at(t.points[i].boot)
+	return distance(unix, t.points[i].unix) > doubt+t.points[i].doubt
 }
 
 // rupture adds a rupture after all others.
@@ -166,16 +176,31 @@ func (t *track) thin() {
 	}
 }
 
-// anchors writes the track as a record has it.
+// anchors writes the track as a record has it. A record says of each beginning of a piece where it lies by an anchor; where
+// nothing is known between two ruptures, what is known beside them is carried there, so that the time between them is
+// not taken for either side's.
 func (t *track) anchors() []*telemetrypb.Anchor {
 	var list []*telemetrypb.Anchor
+	spare := maxAnchors - len(t.points)
 	next := 0
 	for i, p := range t.points {
 		a := &telemetrypb.Anchor{BootNs: p.boot, UnixNs: p.unix, UncertaintyNs: p.doubt, Source: p.source}
 		ruptured := false
 		for ; next < len(t.ruptures) && t.ruptures[next].boot <= p.boot; next++ {
+			r := t.ruptures[next]
+			if a.GapNs > 0 && r.gap > 0 && spare > 0 && a.BeginsNs < r.boot && p.trusted() {
+				from, gap := p, t.gapsBetween(a.BeginsNs, p.boot)
+				if i > 0 {
+					from, gap = t.points[i-1], t.gapsBetween(t.points[i-1].boot, a.BeginsNs)
+				}
+				unix, doubt := from.at(a.BeginsNs)
+				list = append(list, &telemetrypb.Anchor{BootNs: a.BeginsNs, UnixNs: unix, UncertaintyNs: min(doubt+gap, Unbounded), Source: from.source,
+					NewPiece: true, BeginsNs: a.BeginsNs, GapNs: a.GapNs})
+				a.GapNs = 0
+				spare--
+			}
 			ruptured = true
-			a.BeginsNs, a.GapNs = t.ruptures[next].boot, min(a.GapNs+t.ruptures[next].gap, Unbounded)
+			a.BeginsNs, a.GapNs = r.boot, min(a.GapNs+r.gap, Unbounded)
 		}
 		if a.NewPiece = ruptured && (i > 0 || a.GapNs > 0); !a.NewPiece {
 			a.BeginsNs = 0
@@ -185,12 +210,33 @@ func (t *track) anchors() []*telemetrypb.Anchor {
 	return list
 }
 
+// gapsBetween sums all gaps of the ruptures after one moment and up to another.
+func (t *track) gapsBetween(from, to int64) (sum uint64) {
+	for _, r := range t.ruptures {
+		if from < r.boot && r.boot <= to {
+			sum = min(sum+r.gap, Unbounded)
+		}
+	}
+	return sum
+}
+
 // trackOf reads a record that this package has written.
 func trackOf(r *telemetrypb.ClockRecord) (t track) {
 	for _, a := range r.GetAnchors() {
 		if a.GetNewPiece() {
-			claimed := a.GetSource() != telemetrypb.TimeSource_TIME_SOURCE_GPS && a.GetGapNs() != suspendGap
-			t.ruptures = append(t.ruptures, rupture{a.GetBeginsNs(), a.GetGapNs(), claimed})
+			// A record does not say which gaps are only claimed; one of a suspend's size may hold a suspend.
+			gap := a.GetGapNs()
+			if a.GetSource() != telemetrypb.TimeSource_TIME_SOURCE_GPS {
+				if gap >= suspendGap {
+					t.ruptures = append(t.ruptures, rupture{boot: a.GetBeginsNs(), gap: suspendGap})
+					gap -= suspendGap
+				}
+				if gap > 0 || a.GetGapNs() == 0 {
+					t.ruptures = append(t.ruptures, rupture{a.GetBeginsNs(), gap, true})
+				}
+			} else {
+				t.ruptures = append(t.ruptures, rupture{boot: a.GetBeginsNs(), gap: gap})
+			}
 		}
 		carried := a.GetNewPiece() && a.GetBootNs() == a.GetBeginsNs()
 		t.points = append(t.points, point{a.GetBootNs(), a.GetUnixNs(), a.GetUncertaintyNs(), a.GetSource(), carried})
