@@ -5,17 +5,24 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
 
 // seeds is how many schedules are tried: -args -seeds 500 for more.
-var seeds = flag.Int("seeds", 4, "random schedules to try")
+var seeds = flag.Int("seeds", 3, "random schedules to try")
 
 // Schedules made of a seed. What a vehicle claims must hold in each; a seed that fails is printed and can be run alone:
-// -run 'RandomDays/seed_7$'.
+// -run 'RandomDays/seed_7$' -args -seeds 8.
 func TestRandomDays(t *testing.T) {
+	list := []uint64{48, 55} // these have failed once
 	for seed := range uint64(*seeds) {
+		if !slices.Contains(list, seed) {
+			list = append(list, seed)
+		}
+	}
+	for _, seed := range list {
 		t.Run(fmt.Sprintf("seed_%d", seed), func(t *testing.T) { randomDays(t, seed) })
 	}
 }
