@@ -17,9 +17,12 @@ const (
 	// clockEvery is how often the system's clocks are read; a step and a suspend are noticed at once.
 	clockEvery = 5 * time.Second
 	// A receiver's first byte comes usualOffset after the second that it names, by usualDoubt more or less. A time_offset that
-	// somebody has measured is good to measuredDoubt.
+	// somebody has measured is good to measuredDoubt. gpsd reports a fix when its epoch is over, which takes a slow line
+	// most of the second.
 	usualOffset   = 150 * time.Millisecond
 	usualDoubt    = 200 * time.Millisecond
+	gpsdOffset    = 400 * time.Millisecond
+	gpsdDoubt     = 450 * time.Millisecond
 	measuredDoubt = 50 * time.Millisecond
 )
 
@@ -33,6 +36,9 @@ type clockSettings struct {
 // receiverClock checks the keys of a receiver's time.
 func (c *checker) receiverClock(r *gpsConfig, path func(key ...any) []any) clockSettings {
 	o := clockSettings{Ignored: r.SetsClock != nil && !*r.SetsClock, Offset: usualOffset, Doubt: usualDoubt}
+	if r.GPSD != nil {
+		o.Offset, o.Doubt = gpsdOffset, gpsdDoubt
+	}
 	if r.TimeOffset != "" {
 		o.Offset, o.Doubt = c.duration(r.TimeOffset, usualOffset, 0, 2*time.Second, path("time_offset")...), measuredDoubt
 	}
