@@ -31,8 +31,9 @@ const (
 // waitingMessages is how many messages may wait for the store; the broker's window of unacknowledged ones ends before.
 const waitingMessages = 1024
 
-// receiptsInFlight bounds the receipts whose PUBACK is outstanding.
-const receiptsInFlight = 256
+// receiptsInFlight bounds the receipts whose PUBACK is outstanding. A PUBACK comes behind all that the broker sent before
+// it, and that is only taken while nobody waits for a PUBACK: so this is more than any broker sends unacknowledged.
+const receiptsInFlight = 1 << 14
 
 // Session limits (see uplink for their reasons).
 const (
@@ -189,16 +190,24 @@ func (r *Receiver) session(ctx context.Context) (progress bool, err error) {
 	if c, ok := connect.(*mqtt.ConnectToken); ok {
 		resumed = c.SessionPresent()
 	}
-	subscribed, err := r.subscribe(ctx, client)
-	if err != nil {
-		return false, err
-	}
-	if !subscribed && !resumed {
-		return false, fmt.Errorf("the broker refuses the subscription to %s: check this client's access rules", r.Filter())
-	}
-	r.connected.Store(true)
-	r.o.Log.Info("connected", "broker", r.o.Broker, "filter", r.Filter(), "client_id", r.o.ClientID, "resumed", resumed, "subscribed", subscribed)
-	return r.work(ctx, client, incoming, subscribed)
+	return r.work(ctx, client, incoming, resumed)
+}
+
+// subscription is what became of asking for one.
+type subscription struct {
+	ok  bool
+	err error
+}
+
+// askSubscription subscribes while messages are taken: those of a resumed session come ahead of the broker's answer, and
+// more of them than may wait, so that who waits for the answer first would never see it.
+func (r *Receiver) askSubscription(ctx context.Context, client mqtt.Client) <-chan subscription {
+	answer := make(chan subscription, 1)
+	go func() { // ends with ctx, or writeTimeout
+		ok, err := r.subscribe(ctx, client)
+		answer <- subscription{ok, err}
+	}()
+	return answer
 }
 
 // subscribe asks for the filter; the broker may refuse.
@@ -250,31 +259,38 @@ func setUserTimeout(_, _ string, c syscall.RawConn) error {
 // subscribeAgain is how long after a refusal in a resumed session the subscription is tried once more.
 const subscribeAgain = 2 * time.Second
 
-// work applies what comes, group by group, until the session ends.
+// work subscribes and applies what comes, group by group, until the session ends.
 //
 // A resumed session has its subscription already, unless the one before it ended between the two; so the subscription
 // is always asked for. mochi refuses it while its own unacknowledged messages use the same packet id: what it sends is
 // taken meanwhile, and the subscription tried again.
-func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan mqtt.Message, subscribed bool) (progress bool, err error) {
+func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan mqtt.Message, resumed bool) (progress bool, err error) {
 	receipts := receiptFIFO{client: client}
-	var again <-chan time.Time
-	if !subscribed {
-		ticker := time.NewTicker(subscribeAgain)
-		defer ticker.Stop()
-		again = ticker.C
-	}
+	answer := r.askSubscription(ctx, client)
+	again := time.NewTimer(0)
+	again.Stop()
+	defer again.Stop()
 	for {
 		var group []mqtt.Message
 		select {
 		case <-ctx.Done():
 			return progress, context.Cause(ctx)
-		case <-again:
-			if subscribed, err = r.subscribe(ctx, client); err != nil {
-				return progress, err
+		case <-again.C:
+			answer = r.askSubscription(ctx, client)
+			continue
+		case s := <-answer:
+			switch {
+			case s.err != nil:
+				return progress, s.err
+			case !s.ok && !resumed:
+				return progress, fmt.Errorf("the broker refuses the subscription to %s: check this client's access rules", r.Filter())
+			case !s.ok:
+				again.Reset(subscribeAgain)
 			}
-			if subscribed {
-				again = nil
+			if s.ok || !r.connected.Load() {
+				r.o.Log.Info("connected", "broker", r.o.Broker, "filter", r.Filter(), "client_id", r.o.ClientID, "resumed", resumed, "subscribed", s.ok)
 			}
+			r.connected.Store(true)
 			continue
 		case m := <-incoming:
 			group = gather(m, incoming)
