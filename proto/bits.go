@@ -16,7 +16,7 @@ type bitWriter struct {
 func (w *bitWriter) put(v uint64, n uint) {
 	free := 64 - w.used
 	if n < free {
-		w.acc = w.acc<<n | v
+		w.acc = w.acc<<(n&63) | v
 		w.used += n
 		return
 	}
@@ -29,12 +29,20 @@ func (w *bitWriter) put(v uint64, n uint) {
 // putGolomb appends u as an exponential Golomb code of order k, 1 ≤ k ≤ 32, or 0 for u below 2^64 − 1: with
 // x = (u >> k) + 1 of n + 1 bits: n zeros, x, then the low k bits of u.
 func (w *bitWriter) putGolomb(u uint64, k uint) {
+	if u < 1<<31 && k < 32 { // the three parts follow one another in one number
+		x := u + 1<<k
+		w.put(x, 2*uint(bits.Len64(x))-k-1)
+		return
+	}
 	x := u>>k + 1
 	n := uint(bits.Len64(x))
 	w.put(0, n-1)
 	w.put(x, n)
 	w.put(u&(1<<k-1), k)
 }
+
+// golombBits is how many bits putGolomb takes.
+func golombBits(u uint64, k uint) int { return 2*bits.Len64(u>>k+1) - 1 + int(k) }
 
 // putSigned is putGolomb of the zigzag of v.
 func (w *bitWriter) putSigned(v uint64, k uint) { w.putGolomb(zigzag(v), k) }

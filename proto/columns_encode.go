@@ -15,11 +15,14 @@ type Encoder struct {
 	envelope []byte
 
 	order, spare []uint32 // indices of the samples by signal, and the other half of the sort
-	values       []uint64
+	columns      []signalColumn
+	at           []uint64 // times in that order
+	bits         []uint64 // values in that order; a column's are changed while it is written
+	values       []uint64 // memory for numbers that are made of those, and for what tells columns apart
 	lastKind     Kind
 
 	times      []timeColumn
-	timesAt    map[uint64]int // hash → the first time column that has it
+	timesAt    []uint32 // hash table: 1 + the index of a time column that has this hash; a power of two long
 	lastTimes  int
 	lastFirst  int64
 	lastUnit   uint
@@ -27,10 +30,17 @@ type Encoder struct {
 	strings    []string
 }
 
-// timeColumn is one that was written, by the samples that it was written from.
+// signalColumn is one signal's part of order, at and bits.
+type signalColumn struct {
+	id         uint32
+	kind       Kind // kindMixed: not all are of one
+	begin, end int
+}
+
+// timeColumn is one that was written.
 type timeColumn struct {
 	hash uint64
-	rows []uint32 // of order
+	at   []uint64
 }
 
 // AppendSamples is the package's AppendSamples with this encoder's memory.
@@ -38,25 +48,19 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 	if len(samples) > MaxSamples {
 		return dst, fmt.Errorf("%d samples: %w: at most %d", len(samples), ErrTooLarge, MaxSamples)
 	}
-	for i := range samples {
-		if s := &samples[i]; s.Signal == 0 || s.Kind == KindNone || s.Kind > KindString {
-			return dst, fmt.Errorf("sample %d: signal %d, kind %d: ids and kinds start at 1, kinds end at %d", i, s.Signal, s.Kind, KindString)
-		}
+	if err := e.sort(samples); err != nil {
+		return dst, err
 	}
-	e.sort(samples)
+	e.gather(samples)
 	e.reset(append(dst, columnsVersion))
-	e.w.putGolomb(uint64(countColumns(samples, e.order)), orderColumns)
+	e.w.putGolomb(uint64(len(e.columns)), orderColumns)
 	previous := uint32(0)
-	for rows := e.order; len(rows) > 0; {
-		id := samples[rows[0]].Signal
-		n := 1
-		for n < len(rows) && samples[rows[n]].Signal == id {
-			n++
-		}
-		e.w.putGolomb(uint64(id-previous-1), orderID)
-		e.putTimes(samples, rows[:n])
-		e.putColumn(samples, rows[:n])
-		previous, rows = id, rows[n:]
+	for i := range e.columns {
+		c := &e.columns[i]
+		e.w.putGolomb(uint64(c.id-previous-1), orderID)
+		e.putTimes(e.at[c.begin:c.end])
+		e.putColumn(c, samples)
+		previous = c.id
 	}
 	out := e.w.finish()
 	e.w.buf = nil // it is the caller's, as the texts are
@@ -64,13 +68,15 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 	return out, nil
 }
 
-// reset makes the encoder ready to write behind dst.
+// reset makes the encoder ready to write the gathered columns behind dst.
 func (e *Encoder) reset(dst []byte) {
 	e.w = bitWriter{buf: dst}
 	e.times = e.times[:0]
-	if e.timesAt == nil {
-		e.timesAt, e.dictionary = make(map[uint64]int), make(map[string]int)
+	if e.dictionary == nil {
+		e.dictionary = make(map[string]int)
 	}
+	places := 1 << bits.Len(uint(2*len(e.columns)))
+	e.timesAt = slices.Grow(e.timesAt[:0], places)[:places]
 	clear(e.timesAt)
 	e.lastKind, e.lastTimes, e.lastFirst, e.lastUnit = KindInt, -1, 0, 0
 }
@@ -83,105 +89,133 @@ func (e *Encoder) release() {
 }
 
 // sort orders the samples by signal and, within it, as they came: a radix sort over the bits that ids have.
-func (e *Encoder) sort(samples []Sample) {
+func (e *Encoder) sort(samples []Sample) error {
 	const digit = 10
-	e.order, e.spare = e.order[:0], slices.Grow(e.spare[:0], len(samples))[:len(samples)]
-	used, sorted := uint32(0), true
+	used, last, sorted := uint32(0), uint32(0), true
 	for i := range samples {
-		used |= samples[i].Signal
-		sorted = sorted && (i == 0 || samples[i-1].Signal <= samples[i].Signal)
-		e.order = append(e.order, uint32(i))
+		s := &samples[i]
+		if s.Signal == 0 || s.Kind-KindInt > KindString-KindInt {
+			return fmt.Errorf("sample %d: signal %d, kind %d: ids and kinds start at 1, kinds end at %d", i, s.Signal, s.Kind, KindString)
+		}
+		used |= s.Signal
+		sorted = sorted && last <= s.Signal
+		last = s.Signal
+	}
+	e.order = slices.Grow(e.order[:0], len(samples))[:len(samples)]
+	e.spare = slices.Grow(e.spare[:0], len(samples))[:len(samples)]
+	for i := range e.order {
+		e.order[i] = uint32(i)
 	}
 	if sorted {
-		return
+		return nil
 	}
 	for shift := 0; shift < bits.Len32(used); shift += digit {
 		var starts [1<<digit + 1]uint32
 		for i := range samples {
-			starts[samples[i].Signal>>shift&(1<<digit-1)+1]++
+			starts[samples[i].Signal>>(shift&31)&(1<<digit-1)+1]++
 		}
 		for i := range 1 << digit {
 			starts[i+1] += starts[i]
 		}
+		spare := e.spare
 		for _, row := range e.order {
-			bucket := samples[row].Signal >> shift & (1<<digit - 1)
-			e.spare[starts[bucket]] = row
-			starts[bucket]++
+			start := &starts[samples[row].Signal>>(shift&31)&(1<<digit-1)]
+			spare[*start] = row
+			*start++
 		}
-		e.order, e.spare = e.spare, e.order
+		e.order, e.spare = spare, e.order
 	}
+	return nil
 }
 
-// countColumns is how many signals there are.
-func countColumns(samples []Sample, order []uint32) int {
-	count, last := 0, uint32(0)
-	for _, row := range order {
-		if id := samples[row].Signal; id != last {
-			count, last = count+1, id
-		}
+// gather lays times and values side by side, in order, and says where each signal's are.
+func (e *Encoder) gather(samples []Sample) {
+	n := len(e.order)
+	e.at, e.bits = slices.Grow(e.at[:0], n)[:n], slices.Grow(e.bits[:0], n)[:n]
+	e.values = slices.Grow(e.values[:0], n)[:n]
+	at, values, keys := e.at, e.bits, e.values
+	for i, row := range e.order {
+		s := &samples[row]
+		at[i], values[i] = uint64(s.Time), s.Bits
+		keys[i] = uint64(s.Signal)<<8 | uint64(s.Kind)
 	}
-	return count
+	e.columns = e.columns[:0]
+	last := uint64(0)
+	for i, key := range keys {
+		if key == last {
+			continue
+		}
+		if key>>8 != last>>8 {
+			e.columns = append(e.columns, signalColumn{id: uint32(key >> 8), kind: Kind(key), begin: i})
+		} else {
+			e.columns[len(e.columns)-1].kind = kindMixed
+		}
+		last = key
+	}
+	for i, end := len(e.columns)-1, n; i >= 0; i-- {
+		e.columns[i].end = end
+		end = e.columns[i].begin
+	}
 }
 
 // putTimes writes which times a column has, and the times if no column before had them.
-func (e *Encoder) putTimes(samples []Sample, rows []uint32) {
-	if e.lastTimes >= 0 && sameTimes(samples, rows, e.times[e.lastTimes].rows) {
+func (e *Encoder) putTimes(at []uint64) {
+	if e.lastTimes >= 0 && slices.Equal(at, e.times[e.lastTimes].at) {
 		e.w.putGolomb(timesSame, orderTimes)
 		return
 	}
-	hash := hashTimes(samples, rows)
-	if at, known := e.timesAt[hash]; known && sameTimes(samples, rows, e.times[at].rows) {
-		e.w.putGolomb(timesBack+uint64(at), orderTimes)
-		e.lastTimes = at
-		return
+	hash := hashTimes(at)
+	place := hash >> 32 & uint64(len(e.timesAt)-1)
+	for e.timesAt[place] != 0 {
+		known := int(e.timesAt[place] - 1)
+		if t := &e.times[known]; t.hash == hash && slices.Equal(at, t.at) {
+			e.w.putGolomb(timesBack+uint64(known), orderTimes)
+			e.lastTimes = known
+			return
+		}
+		place = (place + 1) & uint64(len(e.timesAt)-1)
 	}
 	e.w.putGolomb(timesNew, orderTimes)
 	e.lastTimes = len(e.times)
-	e.timesAt[hash] = e.lastTimes // of two columns with one hash, the later is found
-	e.times = append(e.times, timeColumn{hash: hash, rows: rows})
+	e.times = append(e.times, timeColumn{hash: hash, at: at})
+	e.timesAt[place] = uint32(len(e.times))
 
-	e.w.putGolomb(uint64(len(rows)-1), orderCount)
-	unit := timeUnit(samples, rows)
+	e.w.putGolomb(uint64(len(at)-1), orderCount)
+	unit := timeUnit(at)
 	e.w.putBit(unit == e.lastUnit)
 	if unit != e.lastUnit {
 		e.w.put(uint64(unit), 4)
 	}
-	nanoseconds := powerOfTen(unit)
-	e.values = e.values[:0]
-	for _, row := range rows {
-		e.values = append(e.values, uint64(samples[row].Time/nanoseconds))
-	}
-	e.integers.put(&e.w, e.values, uint64(e.lastFirst/nanoseconds), true)
-	e.lastUnit, e.lastFirst = unit, samples[rows[0]].Time
-}
-
-// sameTimes says whether two columns have the same times.
-func sameTimes(samples []Sample, a, b []uint32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if samples[a[i]].Time != samples[b[i]].Time {
-			return false
+	values, origin := at, e.lastFirst
+	if unit > 0 {
+		nanoseconds := powerOfTen(unit)
+		e.values = e.values[:0]
+		for _, t := range at {
+			e.values = append(e.values, uint64(int64(t)/nanoseconds))
 		}
+		values, origin = e.values, origin/nanoseconds
 	}
-	return true
+	e.integers.put(&e.w, values, uint64(origin), true)
+	e.lastUnit, e.lastFirst = unit, int64(at[0])
 }
 
-// hashTimes finds equal time columns; a collision costs bytes, never correctness.
-func hashTimes(samples []Sample, rows []uint32) uint64 {
-	h := uint64(len(rows))
-	for _, row := range rows {
-		h = (bits.RotateLeft64(h, 23) ^ uint64(samples[row].Time)) * 0x9e3779b97f4a7c15
+// hashTimes finds equal time columns.
+func hashTimes(at []uint64) uint64 {
+	h := uint64(len(at))
+	for _, t := range at {
+		h = (bits.RotateLeft64(h, 23) ^ t) * 0x9e3779b97f4a7c15
 	}
 	return h
 }
 
 // timeUnit is the largest power of ten, as its exponent, that all times are multiples of.
-func timeUnit(samples []Sample, rows []uint32) uint {
+func timeUnit(at []uint64) uint {
+	if int64(at[0])%10 != 0 { // as most of a kernel's
+		return 0
+	}
 	unit, nanoseconds := uint(maxUnit), powerOfTen(maxUnit)
-	for _, row := range rows {
-		for unit > 0 && samples[row].Time%nanoseconds != 0 {
+	for _, t := range at {
+		for unit > 0 && int64(t)%nanoseconds != 0 {
 			unit--
 			nanoseconds /= 10
 		}
@@ -193,59 +227,58 @@ func timeUnit(samples []Sample, rows []uint32) uint {
 }
 
 // putColumn writes the kind and the values of one signal.
-func (e *Encoder) putColumn(samples []Sample, rows []uint32) {
-	kind := samples[rows[0]].Kind
-	for _, row := range rows {
-		if samples[row].Kind != kind {
-			kind = kindMixed
-			break
-		}
+func (e *Encoder) putColumn(c *signalColumn, samples []Sample) {
+	e.w.putBit(c.kind == e.lastKind)
+	if c.kind != e.lastKind {
+		e.w.put(uint64(c.kind), 3)
 	}
-	e.w.putBit(kind == e.lastKind)
-	if kind != e.lastKind {
-		e.w.put(uint64(kind), 3)
+	e.lastKind = c.kind
+	rows, values := e.order[c.begin:c.end], e.bits[c.begin:c.end]
+	switch c.kind {
+	case kindMixed:
+		e.putMixed(samples, rows)
+	case KindString:
+		e.putStrings(samples, rows)
+	default:
+		e.putNumbers(values, c.kind)
 	}
-	e.lastKind = kind
-	if kind != kindMixed {
-		e.putValues(samples, rows, kind)
-		return
-	}
+}
+
+// putMixed writes the kind of each sample, then the values of each kind.
+func (e *Encoder) putMixed(samples []Sample, rows []uint32) {
 	e.values = e.values[:0]
 	for _, row := range rows {
 		e.values = append(e.values, uint64(samples[row].Kind))
 	}
 	e.integers.put(&e.w, e.values, 0, false)
-	for kind := KindInt; kind <= KindString; kind++ {
-		e.putValues(samples, rows, kind)
+	for kind := KindInt; kind < KindString; kind++ {
+		e.values = e.values[:0]
+		for _, row := range rows {
+			if samples[row].Kind == kind {
+				e.values = append(e.values, samples[row].Bits)
+			}
+		}
+		e.putNumbers(e.values, kind)
 	}
+	e.putStrings(samples, rows)
 }
 
-// putValues writes the values of those rows that are of this kind, if there are any.
-func (e *Encoder) putValues(samples []Sample, rows []uint32, kind Kind) {
-	if kind == KindString {
-		e.putStrings(samples, rows)
-		return
-	}
-	e.values = e.values[:0]
-	for _, row := range rows {
-		if samples[row].Kind == kind {
-			e.values = append(e.values, samples[row].Bits)
-		}
-	}
-	if len(e.values) == 0 {
+// putNumbers writes values that are no texts, if there are any, and changes them on the way.
+func (e *Encoder) putNumbers(values []uint64, kind Kind) {
+	if len(values) == 0 {
 		return
 	}
 	if kind == KindFloat {
-		e.scaleFloats()
+		e.scaleFloats(values)
 	}
-	e.integers.put(&e.w, e.values, 0, false)
+	e.integers.put(&e.w, values, 0, false)
 }
 
 // scaleFloats turns bit patterns into integers and writes how: as decimals where that is exact, else as patterns
 // without the zeros at their end.
-func (e *Encoder) scaleFloats() {
+func (e *Encoder) scaleFloats(values []uint64) {
 	decimals := uint(0)
-	for _, pattern := range e.values {
+	for _, pattern := range values {
 		for decimals <= maxDecimals {
 			if _, exact := scaledFloat(pattern, float64(powerOfTen(decimals))); exact {
 				break
@@ -253,40 +286,40 @@ func (e *Encoder) scaleFloats() {
 			decimals++
 		}
 		if decimals > maxDecimals {
-			e.patternFloats()
+			e.patternFloats(values)
 			return
 		}
 	}
 	power := float64(powerOfTen(decimals))
-	for _, pattern := range e.values {
+	for _, pattern := range values {
 		// One that fits fewer decimals need not fit more: it may then have more than 53 bits.
 		if _, exact := scaledFloat(pattern, power); !exact {
-			e.patternFloats()
+			e.patternFloats(values)
 			return
 		}
 	}
 	e.w.put(uint64(decimals), 4)
-	for i, pattern := range e.values {
+	for i, pattern := range values {
 		m, _ := scaledFloat(pattern, power)
-		e.values[i] = uint64(m)
+		values[i] = uint64(m)
 	}
 }
 
 // patternFloats keeps the bit patterns, shifted by the zeros that all have at their end.
-func (e *Encoder) patternFloats() {
+func (e *Encoder) patternFloats(values []uint64) {
 	all := uint64(1 << 63) // at most 63 zeros
-	for _, pattern := range e.values {
+	for _, pattern := range values {
 		all |= pattern
 	}
 	zeros := uint(bits.TrailingZeros64(all))
 	e.w.put(floatPatterns, 4)
 	e.w.put(uint64(zeros), 6)
-	for i := range e.values {
-		e.values[i] >>= zeros
+	for i := range values {
+		values[i] >>= zeros
 	}
 }
 
-// putStrings writes the dictionary of the texts in order of appearance, then a column of indices.
+// putStrings writes the dictionary of those rows that are texts, in order of appearance, then a column of indices.
 func (e *Encoder) putStrings(samples []Sample, rows []uint32) {
 	e.release()
 	e.values = e.values[:0]

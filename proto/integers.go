@@ -1,6 +1,7 @@
 package telemetrypb
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"slices"
 )
@@ -62,29 +63,34 @@ func (s *shape) warmup() int {
 
 // residuals fills dst with the zigzag residuals of values, those after the warm-up.
 func (s *shape) residuals(dst, values []uint64) []uint64 {
-	dst = dst[:0]
+	dst = slices.Grow(dst[:0], len(values))[:len(values)]
 	skip := min(s.warmup(), len(values))
 	switch s.kind {
 	case predictOffset:
-		for _, v := range values {
-			dst = append(dst, zigzag(v-s.first))
+		for i, v := range values {
+			dst[i] = zigzag(v - s.first)
 		}
 	case predictDelta1, predictStep:
-		for i := skip; i < len(values); i++ {
-			dst = append(dst, zigzag(values[i]-values[i-1]-s.slope))
+		dst = dst[:len(values)-1]
+		last := values[0]
+		for i, v := range values[1:] {
+			dst[i] = zigzag(v - last - s.slope)
+			last = v
 		}
 	case predictDelta2:
+		dst = dst[:0]
 		for i := skip; i < len(values); i++ {
 			dst = append(dst, zigzag(values[i]-2*values[i-1]+values[i-2]))
 		}
 	case predictDelta3:
+		dst = dst[:0]
 		for i := skip; i < len(values); i++ {
 			dst = append(dst, zigzag(values[i]-3*values[i-1]+3*values[i-2]-values[i-3]))
 		}
 	case predictLine:
 		rise := uint64(0)
-		for _, v := range values {
-			dst = append(dst, zigzag(v-s.first-uint64(int64(rise)>>s.shift)))
+		for i, v := range values {
+			dst[i] = zigzag(v - s.first - uint64(int64(rise)>>(s.shift&63)))
 			rise += s.slope
 		}
 	}
@@ -127,6 +133,7 @@ func (s *shape) restore(values []uint64) {
 // integerCoder writes integer columns; it holds only memory for residuals.
 type integerCoder struct {
 	trial []uint64
+	tried shape // whose residuals they are, of the column at hand
 }
 
 // put writes a column of at least one value. The first value is written as its distance from origin. A column of
@@ -148,49 +155,111 @@ func (c *integerCoder) put(w *bitWriter, values []uint64, origin uint64, times b
 			w.putSigned(values[i]-values[i-1], orderWarmup)
 		}
 	}
-	c.trial = s.residuals(c.trial, values)
+	if s != c.tried {
+		c.trial = s.residuals(c.trial, values)
+	}
 	putResiduals(w, c.trial)
 }
 
-// choose finds the predictor that costs least, by integers alone: every machine writes the same bytes.
+// choose finds the predictor that costs least, by integers alone: every machine writes the same bytes. Delta, second
+// difference and, but for times, offset are always weighed, the others where these say that it may be worth while.
 func (c *integerCoder) choose(values []uint64, times bool) shape {
-	first := values[0]
-	if len(values) == 1 || !times && !slices.ContainsFunc(values, func(v uint64) bool { return v != first }) {
+	first, n := values[0], len(values)
+	if n == 1 || !times && allEqual(values) {
 		return shape{kind: predictConstant, first: first}
 	}
+	c.tried = shape{}
 	best := shape{kind: predictDelta1, first: first}
-	c.trial = best.residuals(c.trial, values)
-	least := estimate(c.trial)
-	try := func(s shape, head int) {
-		c.trial = s.residuals(c.trial, values)
-		if cost := estimate(c.trial) + head; cost < least {
-			best, least = s, cost
+	d := weighDifferences(values)
+	least := d.cost1
+	if n > 2 && d.cost2 < least {
+		best.kind, least = predictDelta2, d.cost2
+	}
+	if n > 3 && d.cost2 < d.cost1+4 {
+		try := shape{kind: predictDelta3, first: first}
+		if cost := c.cost(&try, values) + golombBits(d.first, orderWarmup) + golombBits(zigzag(values[2]-values[1]), orderWarmup); cost < least {
+			best, least = try, cost
 		}
 	}
-	if len(values) > 2 {
-		try(shape{kind: predictDelta2, first: first}, 2*orderWarmup)
+	if !times { // they go up
+		flat := shape{kind: predictOffset, first: first + uint64(middle(int64(d.sum), int64(n)))}
+		if cost := c.cost(&flat, values); cost < least {
+			best, least = flat, cost
+		}
 	}
-	if len(values) > 3 {
-		try(shape{kind: predictDelta3, first: first}, 4*orderWarmup)
+	if n <= 4 {
+		return best
 	}
-	try(level(values), 0)
-	if len(values) > 4 {
+	// A step shows in differences of one sign: counters, times.
+	if most := (n - 1) * 3 / 4; d.up >= most || d.down >= most {
 		step := medianStep(values)
-		try(shape{kind: predictStep, first: first, slope: step}, 2+bits.Len64(zigzag(step)))
+		try := shape{kind: predictStep, first: first, slope: step}
+		if cost := c.cost(&try, values) + golombBits(zigzag(step), orderStep); cost < least {
+			best, least = try, cost
+		}
+	}
+	// Noise about a line is wider by √6 in the second differences, 1.3 bits; more than that a line will not save, and it
+	// costs its head.
+	if d.cost2+18 < least+n*3/2 {
 		if line, ok := fitLine(values); ok {
-			try(line, 9+bits.Len64(zigzag(line.slope)))
+			if cost := c.cost(&line, values) + 5 + golombBits(zigzag(line.slope), orderSlope); cost < least {
+				best = line
+			}
 		}
 	}
 	return best
 }
 
-// level is the offset predictor at the mean.
-func level(values []uint64) shape {
-	sum := int64(0) // wraps for columns that span 64 bits; the level is then poor, not wrong
+// allEqual says whether a column is constant.
+func allEqual(values []uint64) bool {
 	for _, v := range values {
-		sum += int64(v - values[0])
+		if v != values[0] {
+			return false
+		}
 	}
-	return shape{kind: predictOffset, first: values[0] + uint64(middle(sum, int64(len(values))))}
+	return true
+}
+
+// cost is about how many bits the residuals take.
+func (c *integerCoder) cost(s *shape, values []uint64) int {
+	c.tried, c.trial = *s, s.residuals(c.trial, values)
+	return estimate(c.trial)
+}
+
+// differences is what one walk over a column tells of it.
+type differences struct {
+	cost1, cost2 int    // of delta and of second difference, heads included
+	first        uint64 // difference, zigzag
+	up, down     int    // differences above and below zero
+	sum          uint64 // of the values' distances from the first; it wraps for columns that span 64 bits, their level is then poor, not wrong
+}
+
+// weighDifferences walks over a column of at least two values.
+func weighDifferences(values []uint64) (d differences) {
+	last := values[0]
+	slope := values[1] - last
+	d.first = zigzag(slope)
+	d.cost2 = golombBits(d.first, orderWarmup)
+	down, moves, sum, first := uint64(0), uint64(0), uint64(0), last
+	for rest := values[1:]; len(rest) > 0; {
+		block := rest[:min(blockLen, len(rest))]
+		rest = rest[len(block):]
+		sum1, sum2 := uint64(0), uint64(0)
+		for _, v := range block {
+			by := v - last
+			sum1 += min(zigzag(by), sumCap)
+			sum2 += min(zigzag(by-slope), sumCap)
+			down += by >> 63
+			moves += (by | -by) >> 63
+			sum += v - first
+			last, slope = v, by
+		}
+		d.cost1 += blockCost(sum1, len(block))
+		d.cost2 += blockCost(sum2, len(block))
+	}
+	d.sum, d.down = sum, int(down)
+	d.up = int(moves) - d.down
+	return d
 }
 
 // fitLine is a line of the slope between the ends, at the mean height. Columns that span more than 2^40 have none.
@@ -204,7 +273,7 @@ func fitLine(values []uint64) (shape, bool) {
 	s := shape{kind: predictLine, first: values[0], slope: uint64((rise << shift) / (n - 1)), shift: shift}
 	sum, climbed := int64(0), uint64(0)
 	for _, v := range values {
-		sum += int64(v-s.first) - int64(climbed)>>shift
+		sum += int64(v-s.first) - int64(climbed)>>(shift&63)
 		climbed += s.slope
 	}
 	s.first += uint64(middle(sum, n))
@@ -221,17 +290,19 @@ func middle(sum, n int64) int64 {
 	return mean
 }
 
-// medianStep is the median of up to nine differences spread over the column, which a gap or two do not move.
+// medianStep is a median of nine differences spread over the column, of each three and then of the three, which a gap
+// or two do not move.
 func medianStep(values []uint64) uint64 {
-	const probes = 9
-	var steps [probes]int64
+	var steps [9]int64
 	for i := range steps {
-		at := 1 + i*(len(values)-2)/(probes-1)
+		at := 1 + i*(len(values)-2)/(len(steps)-1)
 		steps[i] = int64(values[at] - values[at-1])
 	}
-	slices.Sort(steps[:])
-	return uint64(steps[probes/2])
+	return uint64(median(
+		median(steps[0], steps[1], steps[2]), median(steps[3], steps[4], steps[5]), median(steps[6], steps[7], steps[8])))
 }
+
+func median(a, b, c int64) int64 { return max(min(a, b), min(max(a, b), c)) }
 
 // estimate is about how many bits putResiduals needs, from the sum of each block alone.
 func estimate(residuals []uint64) int {
@@ -239,14 +310,25 @@ func estimate(residuals []uint64) int {
 	for len(residuals) > 0 {
 		block := residuals[:min(blockLen, len(residuals))]
 		residuals = residuals[len(block):]
-		sum := uint64(0)
-		for _, u := range block {
-			sum += min(u, sumCap)
-		}
-		k := riceParameter(sum, len(block))
-		cost += 1 + len(block)*(int(k)+1) + int(sum>>k)
+		cost += blockCost(cappedSum(block), len(block))
 	}
 	return cost
+}
+
+func cappedSum(block []uint64) (sum uint64) {
+	for _, u := range block {
+		sum += min(u, sumCap)
+	}
+	return sum
+}
+
+// blockCost is about how many bits a block of n residuals of this sum takes.
+func blockCost(sum uint64, n int) int {
+	if sum == 0 {
+		return 1
+	}
+	k := riceParameter(sum, n)
+	return 1 + n*(int(k)+1) + int(sum>>k)
 }
 
 // riceParameter is the parameter that suits residuals of this sum: about log2 of 0.7 times the mean.
@@ -285,49 +367,90 @@ func putResiduals(w *bitWriter, residuals []uint64) {
 			}
 		}
 		last = k
-		if k == riceZeros {
-			continue
-		}
-		for _, u := range block {
-			q := uint(u >> k)
-			if u>>k >= riceEscape {
-				n := uint(bits.Len64(u))
-				w.put(1, riceEscape+1)
-				w.put(uint64(n-1), 6)
-				w.put(u, n)
-				continue
-			}
-			w.put(1, q+1)
-			w.put(u&(1<<k-1), k)
+		if k != riceZeros {
+			w.putRice(block, k)
 		}
 	}
 }
 
+// putRice appends a block with parameter k.
+func (w *bitWriter) putRice(block []uint64, k uint) {
+	one := uint64(1) << (k & 63)
+	acc, used := w.acc, w.used // in registers
+	for _, u := range block {
+		q := u >> (k & 63)
+		n := uint(q) + 1 + k
+		if q >= riceEscape || n > 64 {
+			w.acc, w.used = acc, used
+			w.putWide(u, k)
+			acc, used = w.acc, w.used
+			continue
+		}
+		code := one | u&(one-1)
+		if used += n; used < 64 {
+			acc = acc<<(n&63) | code
+			continue
+		}
+		used -= 64
+		w.buf = binary.BigEndian.AppendUint64(w.buf, acc<<((n-used)&63)|code>>(used&63))
+		acc = code & (1<<(used&63) - 1)
+	}
+	w.acc, w.used = acc, used
+}
+
+// putWide appends a residual whose code is an escape or longer than 64 bits.
+func (w *bitWriter) putWide(u uint64, k uint) {
+	if q := u >> k; q < riceEscape {
+		w.put(1, uint(q)+1)
+		w.put(u&(1<<k-1), k)
+		return
+	}
+	n := uint(bits.Len64(u))
+	w.put(1, riceEscape+1)
+	w.put(uint64(n-1), 6)
+	w.put(u, n)
+}
+
 // blockParameter is the Rice parameter of least cost near the one that the sum suggests.
 func blockParameter(block []uint64) uint {
-	sum := uint64(0)
+	sum, all := uint64(0), uint64(0)
 	for _, u := range block {
-		sum += min(u, sumCap)
+		sum += u
+		all |= u
 	}
-	if sum == 0 {
+	if all == 0 {
 		return riceZeros
 	}
+	if all >= sumCap {
+		sum = cappedSum(block)
+	}
 	k := riceParameter(sum, len(block))
-	cost := riceCost(block, k)
+	var cost, lower, higher int
+	if k > 0 && all>>(k-1) < riceEscape { // nothing is escaped: three costs in one go
+		for _, u := range block {
+			lower += int(u >> ((k - 1) & 63))
+			cost += int(u >> (k & 63))
+			higher += int(u >> ((k + 1) & 63))
+		}
+		cost += len(block)
+		higher += 2 * len(block)
+		if cost <= lower && cost <= higher {
+			return k
+		}
+	}
+	cost = riceCost(block, k)
 	// Few large residuals among small ones are escaped; many are not, and the sum may say too little of them.
 	if wide := uint(max(0, min(bits.Len64(slices.Max(block))-3, riceMax))); wide > k+riceBits && riceCost(block, wide) < cost {
 		k, cost = wide, riceCost(block, wide)
 	}
 	for k > 0 {
-		lower := riceCost(block, k-1)
-		if lower >= cost {
+		if lower = riceCost(block, k-1); lower >= cost {
 			break
 		}
 		k, cost = k-1, lower
 	}
 	for k < riceMax {
-		higher := riceCost(block, k+1)
-		if higher >= cost {
+		if higher = riceCost(block, k+1); higher >= cost {
 			break
 		}
 		k, cost = k+1, higher
