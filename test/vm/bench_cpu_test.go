@@ -40,7 +40,7 @@ can:
   - {bus: can0, interface: vcan0, dbc: [pace.dbc]}
   - {bus: can1, interface: vcan1, dbc: [other.dbc]}
 collect:
-  signals: [{match: "*", sample: on_change}]
+  signals: [{match: "*.Mixed*", sample: on_change}, {match: "*.Other.*", sample: on_change}]
 `
 
 // measured is what test/vm/pace prints.
