@@ -34,16 +34,17 @@ type sealed struct {
 
 // keepSample puts a sample into its lane's open batch, or counts it as refused.
 func (p *Pipeline) keepSample(id telemetrypb.Lane, s *telemetrypb.Sample) {
-	p.lanes[id].refusing = true
+	l := &p.lanes[id]
 	if s.Kind == telemetrypb.KindString && len(s.Str) > maxText {
+		l.refusing = true
 		p.ledger.add(telemetrypb.LossReason_LOSS_UNDECODABLE, p.from, unitSamples, 1, s.Time, s.Time, "text too long to be sent")
 		return
 	}
-	l := &p.lanes[id]
 	if len(l.samples) > 0 && (len(l.samples) >= l.limit || s.Time-l.opened >= p.sealNS) {
 		p.sealFull(l)
 	}
 	if p.memory >= p.room[id] && !p.makeRoom(id) {
+		l.refusing = true
 		p.refuse(s)
 		return
 	}

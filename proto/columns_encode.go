@@ -91,41 +91,58 @@ func (e *Encoder) release() {
 // sort orders the samples by signal and, within it, as they came: a radix sort over the bits that ids have.
 func (e *Encoder) sort(samples []Sample) error {
 	const digit = 10
+	var starts [1<<digit + 1]uint32
 	used, last, sorted := uint32(0), uint32(0), true
 	for i := range samples {
 		s := &samples[i]
-		if s.Signal == 0 || s.Kind-KindInt > KindString-KindInt {
-			return fmt.Errorf("sample %d: signal %d, kind %d: ids and kinds start at 1, kinds end at %d", i, s.Signal, s.Kind, KindString)
+		id := s.Signal
+		if id == 0 || s.Kind-KindInt > KindString-KindInt {
+			return fmt.Errorf("sample %d: signal %d, kind %d: ids and kinds start at 1, kinds end at %d", i, id, s.Kind, KindString)
 		}
-		used |= s.Signal
-		sorted = sorted && last <= s.Signal
-		last = s.Signal
+		starts[id&(1<<digit-1)+1]++
+		used |= id
+		sorted = sorted && last <= id
+		last = id
 	}
 	e.order = slices.Grow(e.order[:0], len(samples))[:len(samples)]
 	e.spare = slices.Grow(e.spare[:0], len(samples))[:len(samples)]
-	for i := range e.order {
-		e.order[i] = uint32(i)
-	}
+	order, spare := e.order, e.spare
 	if sorted {
+		for i := range order {
+			order[i] = uint32(i)
+		}
 		return nil
 	}
-	for shift := 0; shift < bits.Len32(used); shift += digit {
-		var starts [1<<digit + 1]uint32
+	addUp(starts[:])
+	for i := range samples {
+		start := &starts[samples[i].Signal&(1<<digit-1)]
+		order[*start] = uint32(i)
+		*start++
+	}
+	for shift := digit; shift < bits.Len32(used); shift += digit {
+		clear(starts[:])
 		for i := range samples {
 			starts[samples[i].Signal>>(shift&31)&(1<<digit-1)+1]++
 		}
-		for i := range 1 << digit {
-			starts[i+1] += starts[i]
-		}
-		spare := e.spare
-		for _, row := range e.order {
+		addUp(starts[:])
+		for _, row := range order {
 			start := &starts[samples[row].Signal>>(shift&31)&(1<<digit-1)]
 			spare[*start] = row
 			*start++
 		}
-		e.order, e.spare = spare, e.order
+		order, spare = spare, order
 	}
+	e.order, e.spare = order, spare
 	return nil
+}
+
+// addUp turns counts into where each begins.
+func addUp(counts []uint32) {
+	sum := uint32(0)
+	for i, n := range counts {
+		sum += n
+		counts[i] = sum
+	}
 }
 
 // gather lays times and values side by side, in order, and says where each signal's are.

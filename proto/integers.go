@@ -175,7 +175,7 @@ func (c *integerCoder) choose(values []uint64, times bool) shape {
 	if n > 2 && d.cost2 < least {
 		best.kind, least = predictDelta2, d.cost2
 	}
-	if n > 3 && d.cost2 < d.cost1+4 {
+	if n > 3 && !times && d.cost2 < d.cost1+4 { // times are jitter about a step
 		try := shape{kind: predictDelta3, first: first}
 		if cost := c.cost(&try, values) + golombBits(d.first, orderWarmup) + golombBits(zigzag(values[2]-values[1]), orderWarmup); cost < least {
 			best, least = try, cost
@@ -183,7 +183,7 @@ func (c *integerCoder) choose(values []uint64, times bool) shape {
 	}
 	if !times { // they go up
 		flat := shape{kind: predictOffset, first: first + uint64(middle(int64(d.sum), int64(n)))}
-		if cost := c.cost(&flat, values); cost < least {
+		if cost := c.costOffset(&flat, values); cost < least {
 			best, least = flat, cost
 		}
 	}
@@ -224,6 +224,23 @@ func allEqual(values []uint64) bool {
 func (c *integerCoder) cost(s *shape, values []uint64) int {
 	c.tried, c.trial = *s, s.residuals(c.trial, values)
 	return estimate(c.trial)
+}
+
+// costOffset is cost of an offset, which is asked for each column, in one walk.
+func (c *integerCoder) costOffset(s *shape, values []uint64) (cost int) {
+	c.tried, c.trial = *s, slices.Grow(c.trial[:0], len(values))[:len(values)]
+	level := s.first
+	for begin := 0; begin < len(values); begin += blockLen {
+		block := values[begin:min(begin+blockLen, len(values))]
+		trial, sum := c.trial[begin:][:len(block)], uint64(0)
+		for i, v := range block {
+			u := zigzag(v - level)
+			trial[i] = u
+			sum += min(u, sumCap)
+		}
+		cost += blockCost(sum, len(block))
+	}
+	return cost
 }
 
 // differences is what one walk over a column tells of it.
