@@ -58,12 +58,15 @@ sleep 0.5
 kill -TERM $agent
 wait $agent; code=$?
 kill $dump
+wait $dump
 start killed.log killed.yaml
 CANGEN vcan0 -g 4 -m -n 600 & gen=$!
 sleep 1.7
 kill -9 $agent
 wait $gen
+sleep 1
 kill $dump
+wait $dump
 cp -r killed copied
 AGENT run -c killed.yaml 2>>agent.log & agent=$!
 sleep 1
