@@ -115,9 +115,11 @@ type Options struct {
 	SegmentBytes    int64                 // size of a segment file; default 16 MiB, 256 KiB to 256 MiB
 	MaxBytes        int64                 // quota for all lanes, in bytes of disk blocks; default 1 GiB
 	ControlReserve  int64                 // part of MaxBytes that only the control lane may use; default MaxBytes/16
+	LaneBytes       map[Lane]int64        // quota of a lane, bytes of disk blocks; 0 = only MaxBytes; none for control
 	MinFree         int64                 // bytes of the file system that are left free; default 4 MiB, negative = none
 	QuarantineFiles int                   // damaged batches and segments kept; default 16, negative = none
 	QuarantineBytes int64                 // and their bytes at most; default 2 × SegmentBytes
+	KeepReleased    time.Duration         // how long released batches stay, while there is room, for Recall; 0 = not at all; needs Now
 	LockTimeout     time.Duration         // how long Open waits for another process; default 0 = not at all
 	ReadOnly        bool                  // look, without lock and without writing; works on a live queue
 	Rand            io.Reader             // source of epochs; needed, crypto/rand.Reader
@@ -125,9 +127,18 @@ type Options struct {
 	Log             *slog.Logger          // nil = discard
 	Metrics         prometheus.Registerer // nil = none
 
-	// OnDamage is called for everything that is lost, on the goroutine that found it (Open included), with no lock
-	// held and before the loss is persisted. It must not call Close. nil = only logged and counted.
+	// OnDamage is called for everything that is lost, on the goroutine that found it (Open and Commit included), with no lock
+	// of the queue's memory held and before the loss is persisted. It must not call Commit, Sync or Close. nil = only logged and counted.
 	OnDamage func(Damage)
+
+	// OnEvict is asked for what is to stand in the place of the oldest batches of a lane when a quota or the floor of
+	// free disk does not leave room for a commit. What is only kept goes first, without a question; then raw, then
+	// telemetry, then events, each oldest first; never a lane of more worth than what is to be committed, and never
+	// control. It is called during Commit, on its goroutine, and must not call the queue but through what it is given.
+	// When it fails, so does the commit. nil = nothing is evicted, a full queue refuses (ErrFull).
+	OnEvict func(Eviction) (Evicted, error)
+	// Thin asks OnEvict for smaller copies where there is room for them, and evicts a little ahead of need so that there is.
+	Thin bool
 }
 
 const (
@@ -160,8 +171,23 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("queue: MaxBytes: must be at least SegmentBytes (%d), got %d", o.SegmentBytes, o.MaxBytes)
 	case o.ControlReserve < 0 || o.ControlReserve > o.MaxBytes/2:
 		return o, fmt.Errorf("queue: ControlReserve: must be between 0 and half of MaxBytes, got %d", o.ControlReserve)
+	case o.LaneBytes[Control] != 0:
+		return o, errors.New("queue: LaneBytes: the control lane has no quota of its own; it has ControlReserve")
+	case o.KeepReleased > 0 && o.Now == nil:
+		return o, errors.New("queue: KeepReleased: needs Now")
 	case o.Rand == nil && !o.ReadOnly:
 		return o, errors.New("queue: Rand: needed to make epochs; pass crypto/rand.Reader")
+	}
+	for l, quota := range o.LaneBytes {
+		if quota != 0 && (!l.Valid() || quota < 2*minSegment) {
+			return o, fmt.Errorf("queue: LaneBytes: lane %s must have at least %d, got %d", l, 2*minSegment, quota)
+		}
+		if quota != 0 && o.OnEvict != nil {
+			o.SegmentBytes = min(o.SegmentBytes, max(minSegment, quota/8))
+		}
+	}
+	if o.OnEvict != nil { // room comes back by whole segments
+		o.SegmentBytes = min(o.SegmentBytes, max(minSegment, o.MaxBytes/16))
 	}
 	return o, nil
 }
@@ -174,6 +200,9 @@ type LaneStats struct {
 	Newest   uint64 // highest seq ever committed in this folder, 0 = none
 	Next     uint64 // what Reserve gives next
 	Segments int
+
+	Evicted uint64 // batches dropped for want of room since Open, with a loss record
+	Thinned uint64 // batches that a smaller copy stands for since Open
 }
 
 // Stats is what the queue holds.

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
 )
 
 // Commit stores batches and journal entries; they are durable when it returns nil. The lanes are written in the order
@@ -40,8 +40,11 @@ type laneWork struct {
 	cost    int64
 }
 
+// laneWorks is a commit, by lane.
+type laneWorks [laneCount + 1]laneWork
+
 // plan checks a commit and sorts it by lanes, leaving out what is void.
-func (q *Queue) plan(batches []Record, journal []JournalEntry) (work [laneCount + 1]laneWork, err error) {
+func (q *Queue) plan(batches []Record, journal []JournalEntry) (work laneWorks, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err := q.writableLocked(); err != nil {
@@ -112,58 +115,8 @@ func (q *Queue) checkLocked(what string, l Lane, seq uint64, size int) error {
 	return nil
 }
 
-// makeRoom frees what is released and holds the commit to the quota and to the floor of free disk.
-func (q *Queue) makeRoom(work [laneCount + 1]laneWork) error {
-	if err := q.collect(false); err != nil {
-		return err
-	}
-	limit, need := q.o.MaxBytes, int64(0)
-	for l := range work {
-		if work[l].cost == 0 {
-			continue
-		}
-		need += work[l].cost + commitRoom
-		if Lane(l) != Control {
-			limit = q.o.MaxBytes - q.o.ControlReserve
-		}
-	}
-	if need == 0 {
-		return nil
-	}
-	if q.reserveErr != nil {
-		if q.keepReserve(0); q.reserveErr != nil {
-			return fmt.Errorf("%w: no room for the reserve: %w", ErrFull, q.reserveErr)
-		}
-	}
-	if used := q.diskBytes(); used+need > limit {
-		return fmt.Errorf("%w: %d bytes on disk, %d more wanted, quota %d", ErrFull, used, need, limit)
-	}
-	if q.o.MinFree > 0 {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(q.dir, &fs); err != nil {
-			return os.NewSyscallError("statfs", err)
-		}
-		if free := int64(fs.Bavail) * int64(fs.Bsize); free-need < q.o.MinFree {
-			return fmt.Errorf("%w: %d bytes free on the file system, %d more wanted, floor %d", ErrFull, free, need, q.o.MinFree)
-		}
-	}
-	return nil
-}
-
-func (q *Queue) diskBytes() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var sum int64
-	for _, l := range Lanes() {
-		for _, s := range q.lanes[l].segments {
-			sum += s.disk
-		}
-	}
-	return sum
-}
-
 // writeWork writes the lanes one after the other.
-func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
+func (q *Queue) writeWork(work laneWorks) (err error) {
 	q.mu.Lock()
 	unsaved := 0
 	for l := range q.unsaved {
@@ -178,17 +131,14 @@ func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
 	stored := false
 	defer func() {
 		if stored {
-			select {
-			case q.notify <- struct{}{}:
-			default: // one that was not taken yet says the same
-			}
+			q.tell()
 		}
 	}()
 	for _, l := range Lanes() {
 		w := work[l]
 		for len(w.batches)+len(w.journal) > 0 {
 			n, j, size := fits(w, q.o.SegmentBytes-commitRoom)
-			if err := q.writeLane(l, w.batches[:n], w.journal[:j], size); err != nil {
+			if err := q.writeLane(l, w.batches[:n], w.journal[:j], size, nothingGone); err != nil {
 				return fmt.Errorf("queue: committing to lane %s: %w", l, err)
 			}
 			stored = stored || n > 0
@@ -203,6 +153,14 @@ func (q *Queue) writeWork(work [laneCount + 1]laneWork) (err error) {
 		}
 	}
 	return nil
+}
+
+// tell says that there are batches to send.
+func (q *Queue) tell() {
+	select {
+	case q.notify <- struct{}{}:
+	default: // one that was not taken yet says the same
+	}
 }
 
 // fits is how much of a lane's work goes into one transaction.
@@ -224,8 +182,12 @@ func fits(w laneWork, limit int64) (batches, journal int, size int64) {
 	return batches, journal, size
 }
 
-// writeLane writes one transaction to the lane's tail, which it makes or replaces as needed.
-func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size int64) error {
+// nothingGone: a commit that evicts nothing.
+var nothingGone [laneCount + 1]ranges.Set
+
+// writeLane writes one transaction to the lane's tail, which it makes or replaces as needed. gone is released by it: on
+// the disk with the very commit, in memory by the caller when it has succeeded.
+func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size int64, gone [laneCount + 1]ranges.Set) error {
 	t, err := q.tailFor(l, size+commitRoom)
 	if err != nil {
 		return err
@@ -234,7 +196,11 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	q.mu.Lock()
 	head := describe(t.seg, ln.nextCommit, batches, journal)
 	ln.nextCommit++ // also when it fails: a number stands for one attempt
-	head.Released = q.takeUnsavedLocked(maxCommitReleased)
+	unsaved := q.takeUnsavedLocked(maxCommitReleased)
+	for l := range unsaved {
+		head.Released[l] = unsaved[l].Clone()
+		head.Released[l].AddSet(gone[l])
+	}
 	epochs := map[uint64]uint64{}
 	for _, r := range batches {
 		epochs[r.Seq] = q.epochOfLocked(l, r.Seq)
@@ -246,7 +212,7 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	err = t.write(&head, func(seq uint64) uint64 { return epochs[seq] }, batches, journal)
 	if err != nil {
 		q.mu.Lock()
-		q.putBackLocked(head.Released)
+		q.putBackLocked(unsaved)
 		q.mu.Unlock()
 		q.retire(l, err)
 		return err

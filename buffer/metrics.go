@@ -20,6 +20,8 @@ type metrics struct {
 	waiting      *prometheus.Desc // by lane
 	waitingBytes *prometheus.Desc
 	disk         *prometheus.Desc
+	evicted      *prometheus.Desc // by lane
+	thinned      *prometheus.Desc
 	damaged      *prometheus.Desc
 }
 
@@ -42,6 +44,8 @@ func newMetrics(r prometheus.Registerer, q *Queue) (*metrics, error) {
 		waiting:      desc("batches", "Batches stored and not released.", lane),
 		waitingBytes: desc("bytes", "Bytes of the batches stored and not released.", lane),
 		disk:         desc("disk_bytes", "Bytes of blocks that the segments occupy.", nil),
+		evicted:      desc("evicted_batches_total", "Batches dropped for want of room since the queue was opened.", lane),
+		thinned:      desc("thinned_batches_total", "Batches replaced by every n-th of their samples for want of room since the queue was opened.", lane),
 		damaged:      desc("damaged_batches_total", "Batches lost to damage since the queue was opened.", nil),
 	}
 	if err := r.Register(m); err != nil {
@@ -86,7 +90,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range []prometheus.Collector{m.batches, m.bytes, m.failed, m.seconds} {
 		c.Describe(ch)
 	}
-	for _, d := range []*prometheus.Desc{m.waiting, m.waitingBytes, m.disk, m.damaged} {
+	for _, d := range []*prometheus.Desc{m.waiting, m.waitingBytes, m.disk, m.evicted, m.thinned, m.damaged} {
 		ch <- d
 	}
 }
@@ -100,6 +104,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for l, s := range st.Lanes {
 		ch <- prometheus.MustNewConstMetric(m.waiting, prometheus.GaugeValue, float64(s.Batches), l.String())
 		ch <- prometheus.MustNewConstMetric(m.waitingBytes, prometheus.GaugeValue, float64(s.Bytes), l.String())
+		ch <- prometheus.MustNewConstMetric(m.evicted, prometheus.CounterValue, float64(s.Evicted), l.String())
+		ch <- prometheus.MustNewConstMetric(m.thinned, prometheus.CounterValue, float64(s.Thinned), l.String())
 	}
 	ch <- prometheus.MustNewConstMetric(m.disk, prometheus.GaugeValue, float64(st.DiskBytes))
 	ch <- prometheus.MustNewConstMetric(m.damaged, prometheus.CounterValue, float64(st.Damaged))

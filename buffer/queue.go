@@ -26,6 +26,7 @@ type Queue struct {
 	generation uint64 // of the meta file on disk
 	metaDue    bool   // meta must be written before anything is committed
 	reserveErr error  // why there is no reserve; then nothing but meta may take room
+	evicting   *pendingEviction
 
 	mu         sync.Mutex
 	closed     bool
@@ -50,6 +51,8 @@ type lane struct {
 	segments    []*segment
 	released    ranges.Set        // every seq below next that nobody waits for
 	parts       map[uint64]uint32 // confirmed journal entries of each seq that is not sealed
+
+	evicted, thinned uint64 // batches, since Open
 }
 
 // journalPart is a journal entry and its place among those of its seq.
@@ -137,7 +140,7 @@ func (q *Queue) Stats() Stats {
 	st := Stats{Lanes: map[Lane]LaneStats{}, Damaged: q.damaged, LastCommit: q.lastCommit}
 	for _, l := range Lanes() {
 		ln := &q.lanes[l]
-		s := LaneStats{Newest: ln.newest, Next: ln.next, Segments: len(ln.segments)}
+		s := LaneStats{Newest: ln.newest, Next: ln.next, Segments: len(ln.segments), Evicted: ln.evicted, Thinned: ln.thinned}
 		for _, seg := range ln.segments {
 			s.Batches += seg.live
 			s.Bytes += seg.liveBytes

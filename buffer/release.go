@@ -135,7 +135,7 @@ func (q *Queue) collect(tailsToo bool) error {
 	q.mu.Lock()
 	for _, l := range Lanes() {
 		for _, s := range q.lanes[l].segments {
-			if !s.free() {
+			if !s.free() || q.keptLocked(s) {
 				continue
 			}
 			if t := q.tails[l]; t != nil && t.seg == s {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/waybill-telematics/waybill/buffer/internal/ranges"
 )
@@ -39,6 +40,9 @@ type segment struct {
 	batches, bytes, samples uint64
 	firstTime, lastTime     int64
 	live, liveBytes         uint64 // not released
+
+	freed   time.Time // when nothing of it was needed any more, as far as known
+	expired bool      // it is not kept any longer
 
 	fileBytes int64
 	disk      int64   // bytes of blocks

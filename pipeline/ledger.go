@@ -144,6 +144,13 @@ func (l *Ledger) AddLoss(loss *telemetrypb.Loss) {
 	}
 }
 
+// told counts a loss of which the queue holds a record already.
+func (l *Ledger) told(loss *telemetrypb.Loss) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entryLocked(ledgerKey{loss.GetReason(), loss.GetSource(), loss.GetUnit()}).countUp(loss.GetCount())
+}
+
 // joinLoss adds b to a when they differ in nothing but counts, times and seqs.
 func joinLoss(a, b *telemetrypb.Loss) bool {
 	same := a.Reason == b.Reason && a.Source == b.Source && a.Unit == b.Unit && a.Epoch == b.Epoch && a.Lane == b.Lane &&
