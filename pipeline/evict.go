@@ -41,7 +41,7 @@ type Request struct {
 
 // group is a run of old batches that one loss record can speak of.
 type group struct {
-	head    telemetrypb.Head // of the first; the boot id is zero when it could not be read
+	head telemetrypb.Head // of the first; the boot id is zero when it could not be read
 	readable,
 	copied bool // it is itself a copy: those are not thinned again
 	old   []Stored

@@ -76,13 +76,6 @@ type ruleConfig struct {
 	Hysteresis float64  `yaml:"hysteresis"`
 }
 
-type queueConfig struct {
-	CommitEvery  string `yaml:"commit_every"`
-	SealEvery    string `yaml:"seal_every"`
-	MaxBytes     string `yaml:"max_bytes"`
-	SegmentBytes string `yaml:"segment_bytes"`
-}
-
 type uplinkConfig struct {
 	Broker         string            `yaml:"broker"`
 	ClientID       string            `yaml:"client_id"`

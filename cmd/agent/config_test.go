@@ -87,6 +87,9 @@ func TestConfigurationErrorsNameFileLineAndRemedy(t *testing.T) {
 		{"duration without unit", good + "queue:\n  commit_every: 5\n", 11, []string{"queue.commit_every", "unit", `"5"`}},
 		{"duration out of bounds", good + "queue:\n  commit_every: 0s\n", 11, []string{"between 100ms and 1m0s", "got 0s"}},
 		{"size", good + "queue:\n  max_bytes: lots\n", 11, []string{"queue.max_bytes", "16MiB", "lots"}},
+		{"quota of the control lane", good + "queue:\n  lanes: {control: 8MiB}\n", 11, []string{"queue.lanes.control", "event, telemetry or raw"}},
+		{"quota above the whole", good + "queue:\n  max_bytes: 16MiB\n  lanes:\n    raw: 1GiB\n", 13, []string{"queue.lanes.raw", "between 4194304 and 16777216"}},
+		{"thinned to nothing", good + "queue:\n  thin_every: 0\n", 11, []string{"queue.thin_every", "between 1", "1000"}},
 		{"both sources", strings.Replace(good, "replay: a.log", "replay: a.log\n    interface: vcan0", 1), 6, []string{"either interface: (SocketCAN) or replay:"}},
 		{"two clocks", good + "gps:\n  - serial: /dev/ttyX\n", 4, []string{"one clock", "time: receipt"}},
 		{"no receiver", good + "gps:\n  - name: g\n", 11, []string{"gps[0].serial", "tcp:", "gpsd:"}},
@@ -145,9 +148,9 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Tenant, " ", s.CommitEvery, " ", s.SealEvery, " ", s.MaxBytes, " ", s.SegmentBytes, " ", s.Uplink.Drain, " ", s.LogTime, " ",
+	got := fmt.Sprint(s.Tenant, " ", s.CommitEvery, " ", s.SealEvery, " ", s.Queue, " ", s.Uplink.Drain, " ", s.LogTime, " ",
 		s.CAN[0].ListenOnly, " ", s.CAN[0].Replay.Speed, " ", s.Collect[0].OnChange)
-	if want := "default 1s 5s 1073741824 16777216 10s true true 1 true"; got != want {
+	if want := "default 1s 5s {1073741824 map[] 4194304 10 0s 16777216} 10s true true 1 true"; got != want {
 		t.Errorf("defaults %s, documented %s", got, want)
 	}
 }

@@ -73,6 +73,7 @@ type agent struct {
 	pipe     *pipeline.Pipeline
 	uplink   *uplink.Uplink // nil: record only
 	damage   *damageLedger
+	evicts   *evictions
 }
 
 // runAgent wires the packages, runs them, and stops them in the order in which data flows.
@@ -131,7 +132,10 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
-		uplinkStage.start(failed, "queue", every(10*time.Second, a.keepReleases))
+		uplinkStage.start(failed, "queue", every(10*time.Second, func() {
+			a.keepReleases()
+			a.watchQuota()
+		}))
 	}
 	a.notify(daemon.SdNotifyReady)
 
@@ -221,10 +225,16 @@ func (a *agent) openQueue() error {
 	if err := os.MkdirAll(s.DataDir, 0o750); err != nil {
 		return fmt.Errorf("data_dir: %w; make it writable for the user that runs the agent", err)
 	}
+	a.evicts = &evictions{alarms: a.alarms, log: a.log}
 	var err error
 	a.queue, err = buffer.Open(filepath.Join(s.DataDir, "queue"), buffer.Options{
-		SegmentBytes: s.SegmentBytes,
-		MaxBytes:     s.MaxBytes,
+		SegmentBytes: s.Queue.SegmentBytes,
+		MaxBytes:     s.Queue.MaxBytes,
+		LaneBytes:    s.Queue.LaneBytes,
+		MinFree:      s.Queue.MinFree,
+		KeepReleased: s.Queue.Keep,
+		OnEvict:      a.evicts.evict,
+		Thin:         s.Queue.ThinEvery > 1,
 		LockTimeout:  2 * time.Second,
 		Rand:         rand.Reader,
 		Now:          time.Now,
@@ -287,6 +297,8 @@ func (a *agent) openPipeline() error {
 		return err
 	}
 	a.damage.attach(a.pipe.Ledger())
+	a.evicts.Evictor = pipeline.Evictor{Tenant: s.Tenant, Device: s.Device, BootID: a.boot.ID, BootCount: a.boot.Count,
+		Every: s.Queue.ThinEvery, BatchBytes: 16 << 10, Ledger: a.pipe.Ledger()}
 	a.alarms.Watch(func(al alarm.Alarm) {
 		text := al.Name
 		if al.Raised {

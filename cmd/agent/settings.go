@@ -31,8 +31,7 @@ type settings struct {
 	Rules          []pipeline.Threshold
 	CommitEvery    time.Duration
 	SealEvery      time.Duration
-	MaxBytes       int64
-	SegmentBytes   int64
+	Queue          queueSettings
 	Uplink         uplinkSettings
 	MetricsListen  string
 	LogTime        bool // replays whose own stamps are the clock
@@ -117,8 +116,6 @@ func check(d *document) (*settings, error) {
 		DataDir:       c.path(orDefault(raw.DataDir, "/var/lib/waybill")),
 		CommitEvery:   c.duration(raw.Queue.CommitEvery, time.Second, 100*time.Millisecond, time.Minute, "queue", "commit_every"),
 		SealEvery:     c.duration(raw.Queue.SealEvery, 5*time.Second, 100*time.Millisecond, 10*time.Minute, "queue", "seal_every"),
-		MaxBytes:      c.size(raw.Queue.MaxBytes, 1<<30, 16<<20, 1<<40, "queue", "max_bytes"),
-		SegmentBytes:  c.size(raw.Queue.SegmentBytes, 16<<20, 8<<20, 32<<20, "queue", "segment_bytes"),
 		MetricsListen: raw.Metrics.Listen,
 	}
 	if err := telemetrypb.CheckName("device id", s.Device); err != nil {
@@ -139,6 +136,7 @@ func check(d *document) (*settings, error) {
 	}
 	c.sources(s)
 	c.collect(s)
+	c.queue(s)
 	c.uplink(s)
 	if len(c.list) > 0 {
 		slices.SortStableFunc(c.list, func(a, b problem) int { return a.Line - b.Line })

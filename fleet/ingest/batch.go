@@ -133,8 +133,12 @@ func (a *application) samples(batch int64, b *openedBatch, c *store.Catalogue) e
 	if err != nil {
 		return err
 	}
-	a.counts.Samples += uint64(len(rows))
-	return a.tx.PutSamples(batch, rows)
+	if err := a.tx.PutSamples(batch, rows); err != nil {
+		return err
+	}
+	gone, err := a.tx.Yield(a.device, batch, &b.row)
+	a.counts.Samples += uint64(len(rows)) - min(gone, uint64(len(rows)))
+	return err
 }
 
 // columnRows makes rows of decoded samples; every signal is in c.

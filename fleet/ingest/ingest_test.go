@@ -425,3 +425,61 @@ func mustOpen(t testing.TB, batch []byte) telemetrypb.BatchView {
 	}
 	return view
 }
+
+// TestOriginalBeatsItsCopy: in whichever order originals, a copy of them and the record of the loss arrive, each
+// sample is there once, and what only the copy has comes from the copy.
+func TestOriginalBeatsItsCopy(t *testing.T) {
+	v := newVehicle(t, "car-1")
+	catalogue := v.catalogueBatch()
+	one, two, three := v.telemetry(v.samples(1)), v.telemetry(v.samples(2)), v.telemetry(v.samples(3))
+	every := func(samples []telemetrypb.Sample) (kept []telemetrypb.Sample) {
+		for i := 0; i < len(samples); i += 3 {
+			kept = append(kept, samples[i])
+		}
+		return kept
+	}
+	var kept []telemetrypb.Sample
+	for n := int64(1); n <= 3; n++ {
+		kept = append(kept, every(v.samples(n))...)
+	}
+	copyOf := v.telemetry(kept, &telemetrypb.SeqRange{First: 1, Last: 3})
+	again := v.telemetry(kept, &telemetrypb.SeqRange{First: 1, Last: 3}) // of originals that were thinned twice
+	whole := len(v.samples(1))
+	thinned := len(every(v.samples(1)))
+	for name, c := range map[string]struct {
+		order [][]byte
+		want  int
+	}{
+		"copy alone":                    {[][]byte{copyOf}, 3 * thinned},
+		"copy twice":                    {[][]byte{copyOf, again}, 3 * thinned},
+		"copy behind an original":       {[][]byte{two, copyOf}, whole + 2*thinned},
+		"original behind the copy":      {[][]byte{copyOf, two}, whole + 2*thinned},
+		"original behind two copies":    {[][]byte{copyOf, again, three}, whole + 2*thinned},
+		"all behind the copy":           {[][]byte{copyOf, three, one, two}, 3 * whole},
+		"all ahead of it":               {[][]byte{one, two, three, copyOf}, 3 * whole},
+		"the copy in the midst":         {[][]byte{three, copyOf, one, again, two, copyOf}, 3 * whole},
+		"originals that come once more": {[][]byte{copyOf, one, one, copyOf, one}, whole + 2*thinned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, parked := range []bool{false, true} {
+				cloud := newCloud(t)
+				if !parked {
+					cloud.take(v.message(control, nil, catalogue))
+				}
+				for _, b := range c.order {
+					cloud.take(v.message(telemetry, nil, b))
+				}
+				if parked {
+					cloud.take(v.message(control, nil, catalogue))
+				}
+				if got := len(cloud.readings()); got != c.want {
+					t.Errorf("parked %v: %d readings, want %d", parked, got, c.want)
+				}
+				if got := cloud.s.Totals(); got.Gaps != 0 || got.Samples != int64(c.want) {
+					t.Errorf("parked %v: totals %+v, want %d samples", parked, got, c.want)
+				}
+				cloud.reopen()
+			}
+		})
+	}
+}

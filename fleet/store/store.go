@@ -187,6 +187,9 @@ type Tx interface {
 	// NamedSignal gives the row of a signal that came without a catalogue.
 	NamedSignal(device int64, name, unit string) (int64, error)
 	PutSamples(batch int64, rows []Row) error
+	// Yield takes out of thinned copies what the batch, whose samples are stored, holds as their original; or out of
+	// the batch, when it is such a copy, what is there already. It says how many samples went.
+	Yield(device, batch int64, b *Batch) (uint64, error)
 
 	// Clock gives the clock record of a boot, nil when none is known.
 	Clock(device int64, boot [16]byte) (*telemetrypb.ClockRecord, error)

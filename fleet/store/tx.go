@@ -87,7 +87,13 @@ func (t *tx) PutBatch(device int64, b *Batch) (Put, error) {
 	if !found {
 		return t.compare(device, b)
 	}
+	if len(b.Supersedes) > 0 {
+		if err := t.w.loadCopied(t); err != nil {
+			return Put{}, err
+		}
+	}
 	for _, r := range b.Supersedes {
+		addCopied(t.w.copied, laneKey{device, b.Epoch, b.Lane}, r.GetFirst(), r.GetLast())
 		if _, err := t.exec("INSERT OR IGNORE INTO supersedes (batch, first, last) VALUES (?, ?, ?)", id, int64(r.GetFirst()), int64(r.GetLast())); err != nil {
 			return Put{}, fmt.Errorf("superseded seqs: %w", err)
 		}

@@ -18,6 +18,7 @@ type writer struct {
 	prepared   map[string]*sql.Stmt
 	catalogues map[catalogueKey]*Catalogue // of committed and of this transaction; dropped at every roll-back
 	devices    map[deviceKey]int64         // likewise
+	copied     map[laneKey]*Ranges         // likewise: the numbers that thinned copies stand for; nil: not read yet
 }
 
 type catalogueKey struct {
@@ -47,6 +48,7 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 func (w *writer) forget() {
 	w.catalogues = map[catalogueKey]*Catalogue{}
 	w.devices = map[deviceKey]int64{}
+	w.copied = nil
 }
 
 func (w *writer) close() error {
