@@ -92,6 +92,12 @@ func (q *Queue) open() error {
 	if err := op.readMeta(); err != nil {
 		return err
 	}
+	for _, l := range Lanes() { // all of them first: a commit of one lane may tell what was released in another
+		if op.meta != nil {
+			ln, m := &q.lanes[l], &op.meta.Lanes[l]
+			ln.next, ln.nextCommit, ln.nextSegment, ln.released = m.Next, m.NextCommit, m.NextSegment, m.Released.Clone()
+		}
+	}
 	for _, l := range Lanes() {
 		if err := op.readLane(l); err != nil {
 			return err
@@ -177,9 +183,7 @@ func (op *opening) readLane(l Lane) error {
 	listed := map[uint64]metaSegment{}
 	var newestListed uint64
 	if op.meta != nil {
-		m := &op.meta.Lanes[l]
-		ln.next, ln.nextCommit, ln.nextSegment, ln.released = m.Next, m.NextCommit, m.NextSegment, m.Released.Clone()
-		for _, s := range m.Segments {
+		for _, s := range op.meta.Lanes[l].Segments {
 			listed[s.Number] = s
 			newestListed = max(newestListed, s.Number)
 		}

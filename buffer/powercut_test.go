@@ -193,10 +193,10 @@ type event struct {
 }
 
 // record runs the child under strace.
-func record(t *testing.T, dir string, steps int) []event {
+func record(t *testing.T, part, dir string, steps int) []event {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "log")
-	work := child(t, "work", dir, fmt.Sprint("77 ", steps))
+	work := child(t, part, dir, fmt.Sprint("77 ", steps))
 	cmd := deps.Program(t, "strace", "strace", append([]string{"-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", log, "-e", "signal=none", "-e",
 		"trace=openat,write,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
 	cmd.Env = append(cmd.Env, work.Env...)
@@ -394,7 +394,9 @@ func (p *promised) hold(dir string, o buffer.Options) (broken []string, newEpoch
 }
 
 // powercuts replays some states of a recording and returns how many broke a promise, and how many began a new epoch.
-func powercuts(t *testing.T, dir string, events []event, states int, syncs bool) (bad, newEpochs int) {
+// hold holds a queue to them.
+func powercuts(t *testing.T, dir string, events []event, states int, syncs bool,
+	hold func(p *promised, dir string) (broken []string, newEpoch bool)) (bad, newEpochs int) {
 	t.Helper()
 	base := scratch(t)
 	rnd := rand.New(rand.NewPCG(21, 22))
@@ -431,7 +433,7 @@ func powercuts(t *testing.T, dir string, events []event, states int, syncs bool)
 					t.Fatal(err)
 				}
 			}
-			broken, newEpoch := p.hold(into, buffer.Options{SegmentBytes: 256 << 10, Rand: crand.Reader})
+			broken, newEpoch := hold(p, into)
 			if newEpoch && (len(p.batches) > 0 || len(p.journal) > 0) {
 				newEpochs++
 			}
@@ -470,7 +472,7 @@ func TestPowerCut(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	events := record(t, dir, 220)
+	events := record(t, "work", dir, 220)
 	calls := map[string]int{}
 	for _, e := range events {
 		calls[e.call]++
@@ -478,14 +480,17 @@ func TestPowerCut(t *testing.T) {
 	if calls["write"] < 300 || calls["sync"] < 150 || calls["rename"] < 8 || calls["unlink"] < 3 {
 		t.Fatalf("the recording has too little in it: %v", calls)
 	}
-	bad, newEpochs := powercuts(t, dir, events, states, true)
+	hold := func(p *promised, dir string) ([]string, bool) {
+		return p.hold(dir, buffer.Options{SegmentBytes: 256 << 10, Rand: crand.Reader})
+	}
+	bad, newEpochs := powercuts(t, dir, events, states, true, hold)
 	if bad > 0 {
 		t.Errorf("%d of %d states break a promise", bad, states)
 	}
 	t.Logf("%d states out of %v: %d broken, %d new epochs", states, calls, bad, newEpochs)
 
 	// The control: with the syncs taken out it must fail, or the replay sees nothing.
-	if bad, _ := powercuts(t, dir, events, 60, false); bad < 20 {
+	if bad, _ := powercuts(t, dir, events, 60, false, hold); bad < 20 {
 		t.Errorf("without syncs only %d of 60 states break a promise", bad)
 	}
 }
