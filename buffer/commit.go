@@ -196,7 +196,11 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	q.mu.Lock()
 	head := describe(t.seg, ln.nextCommit, batches, journal)
 	ln.nextCommit++ // also when it fails: a number stands for one attempt
-	unsaved := q.takeUnsavedLocked(maxCommitReleased)
+	room := maxCommitReleased
+	for l := range gone {
+		room -= len(gone[l])
+	}
+	unsaved := q.takeUnsavedLocked(room)
 	for l := range unsaved {
 		head.Released[l] = unsaved[l].Clone()
 		head.Released[l].AddSet(gone[l])

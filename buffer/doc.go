@@ -12,6 +12,8 @@
 // damaged segment is an error and not a panic, one tail per lane is all that is mapped, and a live queue can be looked
 // at from outside. FORMAT.md describes every byte.
 //
+// When there is no room, the least valuable batches go (evict.go); what stands in their place comes from above.
+//
 // What is promised: what Commit confirmed is there after a power cut; a sequence number never names two batches of an
 // epoch; what cannot be read is reported with what is known of it, never silently missing.
 package buffer
