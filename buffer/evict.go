@@ -43,7 +43,7 @@ type Evicted struct {
 //
 // evictStep bounds one step, so that a commit is not held up for the thinning of a whole segment.
 const (
-	evictBytes   = 512 << 10
+	evictBytes   = 256 << 10
 	evictBatches = 48 // ranges in one commit's name, with room for what else was released
 )
 

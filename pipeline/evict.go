@@ -61,11 +61,15 @@ func (e *Evictor) Evict(r Request) (losses, copies []Sealed, err error) {
 			list = append(list, g.loss(r.Lane))
 			continue
 		}
-		made, told, err := e.thin(&g, r)
-		if err != nil {
-			return nil, nil, err
+		for from := 0; from < len(g.old); {
+			part := g.part(from, e.fits(&g, from))
+			from += len(part.old)
+			made, told, err := e.thin(&part, r)
+			if err != nil {
+				return nil, nil, err
+			}
+			copies, list = append(copies, made...), append(list, told...)
 		}
-		copies, list = append(copies, made...), append(list, told...)
 	}
 	if len(r.Void) > 0 {
 		list = append(list, &telemetrypb.Loss{Reason: telemetrypb.LossReason_LOSS_EVICTED, Source: sourceQueue, Unit: unitSamples,
@@ -178,6 +182,17 @@ func (e *Evictor) thin(g *group, r Request) (copies []Sealed, losses []*telemetr
 	first, last := span(e.kept)
 	return []Sealed{{Lane: r.Lane, Seq: head.Seq, Samples: uint32(len(e.kept)), First: first, Last: last, Bytes: bytes}},
 		[]*telemetrypb.Loss{loss}, nil
+}
+
+// fits guesses how many batches from one on make one copy. Far between, samples take a third more each.
+func (e *Evictor) fits(g *group, from int) (to int) {
+	size := 0
+	for to = from; to < len(g.old); to++ {
+		if size += len(g.old[to].Bytes); to > from && size/3*4 > e.BatchBytes*e.Every {
+			break
+		}
+	}
+	return to
 }
 
 func (g *group) part(from, to int) group {

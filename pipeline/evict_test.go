@@ -154,11 +154,11 @@ func TestEvict(t *testing.T) {
 	}
 }
 
-// BenchmarkEvict thins what one step takes: about 512 KiB of batches.
+// BenchmarkEvict thins what one step takes: 256 KiB of batches.
 func BenchmarkEvict(b *testing.B) {
 	var list []pipeline.Stored
 	size, samples := 0, 0
-	for seq := uint64(1); size < 512<<10; seq++ {
+	for seq := uint64(1); size < 256<<10; seq++ {
 		var batch []telemetrypb.Sample
 		x := seq
 		for i := range 24_000 {
