@@ -14,7 +14,7 @@ func old(t *testing.T, head telemetrypb.Head, n int) pipeline.Stored {
 	var samples []telemetrypb.Sample
 	for i := range n {
 		at := int64(head.Seq)*1e9 + int64(i)*1e6
-		samples = append(samples, telemetrypb.IntSample(1, at, int64(head.Seq)*1000+int64(i*i*7919)%65521))
+		samples = append(samples, telemetrypb.IntSample(1, at, int64(head.Seq)*1000+int64(i)*int64(i)*7919%65521))
 		if i%2 == 0 {
 			samples = append(samples, telemetrypb.StringSample(2, at, "text"))
 		}
