@@ -21,6 +21,7 @@ type bell struct {
 	raw    syscall.RawConn
 	step   func(epoll uintptr) bool // made once: a closure a call would be an allocation a call
 	socket int
+	hung   bool // on the epoll
 	armed  bool // it rings when something comes, or has rung and was not heard yet
 	err    error
 
@@ -35,10 +36,7 @@ func newBell(socket int, name string) (*bell, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	b := &bell{socket: socket, event: unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}}
-	if err = os.NewSyscallError("fcntl", unix.SetNonblock(epoll, true)); err == nil { // or os.NewFile leaves it off the poller
-		err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, socket, &unix.EpollEvent{}))
-	}
-	if err != nil {
+	if err = os.NewSyscallError("fcntl", unix.SetNonblock(epoll, true)); err != nil { // or os.NewFile leaves it off the poller
 		_ = unix.Close(epoll)
 		return nil, err
 	}
@@ -64,8 +62,14 @@ func (b *bell) wait() error {
 // poller is ready: what rang before would not be heard.
 func (b *bell) listen(epoll uintptr) bool {
 	if !b.armed {
-		b.err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(int(epoll), unix.EPOLL_CTL_MOD, b.socket, &b.event))
+		// The socket is added no sooner than it is armed: an error before that would ring, unheard, and not again.
+		how := unix.EPOLL_CTL_MOD
+		if !b.hung {
+			how = unix.EPOLL_CTL_ADD
+		}
+		b.err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(int(epoll), how, b.socket, &b.event))
 		b.armed = b.err == nil
+		b.hung = b.hung || b.armed
 		return !b.armed
 	}
 	for {

@@ -246,11 +246,13 @@ func TestVcanDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result := make(chan error, 1)
-	go func() {
+	result := make(chan error, 2)
+	read := func(r *can.Reader) {
 		_, _, err := r.Read(make([]can.Frame, 1))
 		result <- err
-	}()
+	}
+	late := openReader(t, can.ReaderOptions{}) // does not wait yet when it happens
+	go read(r)
 	if err := device.SetDown(); err != nil {
 		_ = r.Close()
 		<-result
@@ -264,13 +266,16 @@ func TestVcanDown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}()
-	select {
-	case err := <-result:
-		if !errors.Is(err, can.ErrDown) {
-			t.Errorf("Read answered %v, want ErrDown", err)
+	go read(late)
+	for range 2 {
+		select {
+		case err := <-result:
+			if !errors.Is(err, can.ErrDown) {
+				t.Errorf("Read answered %v, want ErrDown", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("Read did not notice that the interface went down")
 		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("Read did not notice that the interface went down")
 	}
 	f := can.Frame{ID: 1}
 	if err := w.Send(t.Context(), &f); !errors.Is(err, can.ErrDown) {
