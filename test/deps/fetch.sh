@@ -23,6 +23,9 @@ spec() {
     iproute2)     echo "closure iproute2" ;;
     can-utils-arm64) echo "foreign arm64 can-utils libc6" ;;
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
+    rabbitmq)     echo "closure rabbitmq-server" ;;
+    hivemq)       echo "maven com.hivemq:hivemq-community-edition-embedded:2025.5" ;;
+    java)         echo "java openjdk-17-jdk-headless openjdk-17-jre-headless" ;;
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
@@ -102,6 +105,59 @@ END
   chmod +x "$1/python3"
 }
 
+# Writes DEST/java, a wrapper around a Java of at least 17 that compiles: this machine's, else Debian's, unpacked beside it.
+make_java() { # DEST PACKAGE…
+  local dest=$1 real version='' link
+  shift
+  real=$(command -v java || true)
+  [ -z "$real" ] || version=$("$real" --list-modules 2>/dev/null | sed -n 's/^jdk\.compiler@\([0-9]*\).*/\1/p')
+  if [ "${version:-0}" -lt 17 ]; then
+    with_lists get_closure "$@"
+    unpack "$dest/debian"
+    # A JDK's settings are links into /etc, which an unpacked one has beside it.
+    find "$dest/debian/usr/lib/jvm" -type l -lname '/etc/*' | while IFS= read -r link; do
+      ln -sfnr "$dest/debian$(readlink "$link")" "$link"
+    done
+    real="\$here"/$(cd "$dest" && echo debian/usr/lib/jvm/java-[0-9][0-9]-openjdk-*/bin/java)
+    mkdir -p "$dest/debian/etc/ssl/certs/java"
+  fi
+  cat >"$dest/java" <<END
+#!/bin/sh
+here=\$(cd "\$(dirname "\$0")" && pwd)
+export LD_LIBRARY_PATH="\$here/debian/usr/lib/$(uname -m)-linux-gnu"
+exec $real "\$@"
+END
+  chmod +x "$dest/java"
+  # The package's installation would have made Java's own list of authorities out of the system's.
+  [ ! -d "$dest/debian" ] || "$dest/java" "$here/Authorities.java" /etc/ssl/certs/ca-certificates.crt "$dest/debian/etc/ssl/certs/java/cacerts"
+}
+
+# Brings Maven packages with all that they need into DEST/jars.
+get_maven() { # DEST GROUP:NAME:VERSION…
+  local dest=$1 java home part link org name version
+  shift
+  java=$cache/java/java
+  home=$([ -z "$(command -v mvn || true)" ] || readlink -f "$(dirname "$(readlink -f "$(command -v mvn)")")/..")
+  if [ -z "$home" ]; then
+    with_lists get_closure maven
+    unpack "$dest/debian"
+    home=$dest/debian/usr/share/maven
+    find "$dest/debian" -type l -lname '/*' | while IFS= read -r link; do ln -sfnr "$dest/debian$(readlink "$link")" "$link"; done
+  fi
+  {
+    echo '<project><modelVersion>4.0.0</modelVersion><groupId>test</groupId><artifactId>deps</artifactId><version>1</version><dependencies>'
+    for part in "$@"; do
+      IFS=: read -r org name version <<<"$part"
+      echo "<dependency><groupId>$org</groupId><artifactId>$name</artifactId><version>$version</version></dependency>"
+    done
+    echo '</dependencies></project>'
+  } >"$dest/pom.xml"
+  "$java" -classpath "$(echo "$home"/boot/plexus-classworlds*.jar)" -Dclassworlds.conf="$home/bin/m2.conf" -Dmaven.home="$home" \
+    -Dlibrary.jansi.mode=strip -Dmaven.multiModuleProjectDirectory="$dest" org.codehaus.plexus.classworlds.launcher.Launcher \
+    -B -q -f "$dest/pom.xml" -Dmaven.repo.local="$cache/.m2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dest/jars" >&2
+  rm -rf "$dest/debian" "$dest/pom.xml"
+}
+
 fetch() { # GROUP DEST
   local group=$1 dest=$2 foreign='' kind names
   read -ra names <<<"$(spec "$group")"
@@ -134,6 +190,8 @@ fetch() { # GROUP DEST
       "$dest/python3" -m pip install --quiet --no-warn-script-location --disable-pip-version-check --root-user-action ignore \
         --target "$dest/site" "${names[@]}" >&2
       ;;
+    java) make_java "$dest" "${names[@]}" ;;
+    maven) get_maven "$dest" "${names[@]}" ;;
     sdist) # of packages' sources, the DBC files that they hold
       make_python "$dest"
       local name archive
@@ -180,6 +238,7 @@ mkdir -p "$cache"
 for group in "$@"; do
   want=$(spec "$group") || fail "no group $group"
   if [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ]; then
+    [[ $want != maven* ]] || "${BASH_SOURCE[0]}" java >/dev/null
     (
       flock 9
       [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ] || exit 0 # another call brought it while we waited
