@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 
@@ -26,6 +25,7 @@ type commit struct {
 	bytes   [telemetrypb.Lane_LANE_RAW + 1][]byte
 	err     error
 	tookNS  int64
+	whole   bool // nothing that waited was left out
 }
 
 // mark says how far a journal entry reaches.
@@ -79,20 +79,26 @@ func (p *Pipeline) prepare(final bool) bool {
 
 	c := &p.commit
 	c.batches, c.journal, c.marks, c.err = c.batches[:0], c.journal[:0], c.marks[:0], nil
+	n := p.carry(final)
+	c.whole = n == len(p.uncommitted)
 	for id := telemetrypb.Lane_LANE_CONTROL; id <= telemetrypb.Lane_LANE_RAW; id++ {
-		for i := range p.uncommitted {
+		for i := range p.uncommitted[:n] {
 			if p.uncommitted[i].Lane == id {
 				c.batches = append(c.batches, p.uncommitted[i].Sealed)
 			}
 		}
 	}
 	for i := range p.lanes {
-		p.journal(c, &p.lanes[i])
+		// Of a lane of which a batch waits nothing newer is to be durable, but what was so under the number of a batch that
+		// goes with this commit.
+		if c.whole || p.lanes[i].inherited > 0 {
+			p.journal(c, &p.lanes[i])
+		}
 	}
 	if len(c.batches)+len(c.journal) == 0 {
 		return false
 	}
-	p.flight, p.underWay = len(p.uncommitted), true
+	p.flight, p.underWay = n, true
 	return true
 }
 
@@ -146,8 +152,7 @@ func (p *Pipeline) settle(c *commit) {
 			p.log.Error("commit failed; batches are kept in memory and tried again", "err", c.err,
 				"batches", len(c.batches), "bytes", p.memory)
 		}
-		p.failing, p.lastErr = true, c.err
-		p.o.OnCommitError(c.err)
+		p.fail(c.err)
 		return
 	}
 	p.logCommitted(c)
@@ -155,10 +160,14 @@ func (p *Pipeline) settle(c *commit) {
 		p.lanes[m.lane].settle(m, p.uncommitted[flown:])
 	}
 	for i := range p.uncommitted[:flown] {
-		p.memory -= len(p.uncommitted[i].Bytes)
+		p.count(&p.uncommitted[i], -1)
 		p.release(p.uncommitted[i].Bytes)
 	}
 	p.uncommitted = slices.Delete(p.uncommitted, 0, flown)
+	if p.failing && !c.whole { // the rest at once, in growing steps
+		p.probe, p.ticked = min(2*p.probe, p.o.MemoryBytes), true
+		return
+	}
 	if p.failing || !p.proven {
 		if p.failing {
 			p.log.Info("commits succeed again")
@@ -200,7 +209,8 @@ func (p *Pipeline) logCommitted(c *commit) {
 }
 
 // sealControl seals what Emit and the ledger have. While commits fail one control batch waits and the rest is
-// gathered for the next one.
+// gathered for the next one; the ledger waits until nothing else does, so that the numbers that it names as lost are
+// not given again after a crash.
 func (p *Pipeline) sealControl(final bool) {
 	if p.failing && !final && slices.ContainsFunc(p.uncommitted, func(s sealed) bool { return s.Lane == telemetrypb.Lane_LANE_CONTROL }) {
 		return
@@ -209,7 +219,7 @@ func (p *Pipeline) sealControl(final bool) {
 	records := p.records
 	p.records, p.urgent = nil, false
 	p.mu.Unlock()
-	if now := p.clock.Boot(); final || now-p.lossTold >= int64(p.o.LossEvery) {
+	if now := p.clock.Boot(); final || !p.failing && now-p.lossTold >= int64(p.o.LossEvery) {
 		if losses := p.ledger.take(); len(losses) > 0 {
 			p.lossTold = now
 			records = append(records, losses...)
@@ -261,22 +271,4 @@ func (p *Pipeline) sealRecords(records []*telemetrypb.Record) error {
 func (p *Pipeline) sealFailed(err error) {
 	p.log.Error("a control record could not be encoded", "err", err)
 	p.ledger.Add(telemetrypb.LossReason_LOSS_UNDECODABLE, sourceAgent, unitRecords, 1, "a control record could not be encoded")
-}
-
-// lossReason is why there is no room in memory.
-func (p *Pipeline) lossReason() telemetrypb.LossReason {
-	switch {
-	case !p.failing:
-		return telemetrypb.LossReason_LOSS_OVERLOAD
-	case p.o.ErrFull != nil && errors.Is(p.lastErr, p.o.ErrFull):
-		return telemetrypb.LossReason_LOSS_QUEUE_FULL
-	}
-	return telemetrypb.LossReason_LOSS_DISK_ERROR
-}
-
-func (p *Pipeline) lossDetail() string {
-	if p.failing {
-		return p.lastErr.Error()
-	}
-	return "more came than the disk takes"
 }

@@ -134,8 +134,8 @@ func TestMemoryBoundKeepsEventsLongest(t *testing.T) {
 				if got := len(kept) + len(keptRaw) + int(sum[c.want]); got != telemetryOffered+rawOffered || sum[c.want] == 0 || len(sum) != 1 {
 					t.Errorf("%d+%d committed, lost %v, %d offered", len(kept), len(keptRaw), sum, telemetryOffered+rawOffered)
 				}
-				if len(kept) == 0 || kept[0].Bits != telemetrypb.IntSample(0, 0, -int64(mix(1)>>1)).Bits {
-					t.Error("the oldest telemetry was not kept")
+				if len(kept) == 0 || kept[len(kept)-1].Bits != telemetrypb.IntSample(0, 0, -int64(mix(400*250-50)>>1)).Bits {
+					t.Error("the newest telemetry was not kept")
 				}
 				named := uint64(0)
 				for _, l := range list {

@@ -192,13 +192,6 @@ func (p *Pipeline) buffer() []byte {
 	return make([]byte, 0, p.o.BatchBytes+p.o.BatchBytes/4)
 }
 
-// hold keeps a sealed batch until it is committed.
-func (p *Pipeline) hold(s sealed) {
-	p.uncommitted = append(p.uncommitted, s)
-	p.memory += len(s.Bytes)
-	p.metrics.sealed(&s.Sealed)
-}
-
 // refuse counts a sample for which there is no memory; tellRefused enters the sum in the ledger.
 func (p *Pipeline) refuse(s *telemetrypb.Sample) {
 	r := &p.refused
@@ -214,36 +207,6 @@ func (p *Pipeline) tellRefused() {
 		p.ledger.add(p.lossReason(), p.from, unitSamples, p.refused.count, p.refused.first, p.refused.last, p.lossDetail())
 		p.refused.count = 0
 	}
-}
-
-// makeRoom lets go of the newest telemetry in memory for an event, raw frames first, and says whether there is room
-// now. What the commit under way holds cannot be let go of: meanwhile events have the last eighth of the memory.
-func (p *Pipeline) makeRoom(id telemetrypb.Lane) bool {
-	if id != telemetrypb.Lane_LANE_EVENT {
-		return false
-	}
-	for _, victim := range []telemetrypb.Lane{telemetrypb.Lane_LANE_RAW, telemetrypb.Lane_LANE_TELEMETRY} {
-		for i := len(p.uncommitted) - 1; i >= p.flight && p.memory >= p.room[id]; i-- {
-			if s := &p.uncommitted[i]; s.Lane == victim && !s.keep && !s.flying {
-				p.drop(i)
-			}
-		}
-	}
-	return p.memory < p.room[id] || p.underWay && p.memory < p.o.MemoryBytes-p.o.BatchBytes
-}
-
-// drop lets go of an uncommitted batch and enters it in the ledger by its seq.
-func (p *Pipeline) drop(i int) {
-	s := p.uncommitted[i]
-	p.uncommitted = append(p.uncommitted[:i], p.uncommitted[i+1:]...)
-	p.memory -= len(s.Bytes)
-	p.ledger.AddLoss(&telemetrypb.Loss{
-		Reason: p.lossReason(), Source: sourceQueue, Unit: unitSamples, Count: uint64(s.Samples),
-		FirstNs: s.First, LastNs: s.Last,
-		Epoch: p.epoch, Lane: s.Lane, Seqs: []*telemetrypb.SeqRange{{First: s.Seq, Last: s.Seq}},
-		Detail: p.lossDetail(),
-	})
-	p.release(s.Bytes)
 }
 
 // release takes a batch's memory back.

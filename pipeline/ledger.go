@@ -135,13 +135,16 @@ func (l *Ledger) AddLoss(loss *telemetrypb.Loss) {
 	l.news = true
 	c := l.entryLocked(ledgerKey{entry.Reason, entry.Source, entry.Unit})
 	c.countUp(entry.Count)
-	switch n := len(l.own); {
-	case n > 0 && joinLoss(l.own[n-1], entry):
-	case n < maxLedgerOwn:
-		l.own = append(l.own, entry)
-	default:
-		l.untoldLocked(c, entry.Count, entry.FirstNs, entry.LastNs, "seq ranges left out: too many losses at once")
+	for i := len(l.own) - 1; i >= 0; i-- { // lanes may take turns
+		if joinLoss(l.own[i], entry) {
+			return
+		}
 	}
+	if len(l.own) < maxLedgerOwn {
+		l.own = append(l.own, entry)
+		return
+	}
+	l.untoldLocked(c, entry.Count, entry.FirstNs, entry.LastNs, "seq ranges left out: too many losses at once")
 }
 
 // told counts a loss of which the queue holds a record already.

@@ -44,8 +44,9 @@ type Options struct {
 	// frames; default 16 KiB.
 	BatchBytes  int
 	CommitBytes int // that many sealed bytes are committed without waiting; default 64 KiB, at most MemoryBytes / 4
-	// MemoryBytes bounds the sealed batches that are not committed; default 4 MiB. Telemetry and raw frames are
-	// refused from 3/4 of it on, so that events still find room; after that they make room for events.
+	// MemoryBytes bounds the sealed batches that are not committed; default 4 MiB. From 3/4 of it on, for events from 7/8 on, the
+	// oldest make room for the newest: raw frames, then telemetry, then events, each loss counted. What cannot be let go
+	// of stays, and then samples are refused and counted.
 	MemoryBytes int
 
 	// ErrFull is the queue's error for "no room"; losses by it are QUEUE_FULL, all others DISK_ERROR.

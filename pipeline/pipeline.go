@@ -54,10 +54,14 @@ type Pipeline struct {
 	uncommitted []sealed // in the order in which they were sealed
 	flight      int      // uncommitted[:flight] are in the commit under way
 	underWay    bool
-	memory      int // bytes of uncommitted
+	memory      int       // weight of uncommitted
+	depth       ringDepth // the same for others
 	controlSeq  uint64
 	commit      commit
-	failing     bool // the last commit failed
+	failing     bool // a commit failed, and since then not all that waited was committed
+	full        bool // for want of room
+	probe       int  // bytes that a commit carries while failing
+	trouble     string
 	proven      bool // a commit succeeded
 	lastErr     error
 	ticked      bool // a tick is not answered yet

@@ -36,8 +36,8 @@ type Queue interface {
 	// given again, crashes included.
 	Reserve(telemetrypb.Lane) uint64
 	// Commit makes all of it durable or nothing, and keeps neither the slices nor their bytes. After an error the
-	// same batches come again under the same sequence numbers with the same bytes, and more with them; journal
-	// entries come again with the same or more samples. It is called from one goroutine at a time, at times while
+	// same batches come again under the same sequence numbers with the same bytes, a part of them first, or are given up,
+	// a lane's oldest first; journal entries come again with the same or more samples. It is called from one goroutine at a time, at times while
 	// another one calls Reserve.
 	Commit([]Sealed, []Journal) error
 }
