@@ -24,6 +24,9 @@ func (q *Queue) Commit(batches []Record, journal []JournalEntry) error {
 	start := time.Now()
 	work, err := q.plan(batches, journal)
 	if err == nil {
+		err = q.takeLate()
+	}
+	if err == nil {
 		err = q.makeRoom(work)
 	}
 	if err == nil {

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 		childEvict(os.Getenv(childDir), os.Getenv(childArg))
 	case "small-disk":
 		childSmallDisk(os.Getenv(childDir))
-	case "full-disk":
+	case "full-disk", "no-writes":
 		os.Exit(m.Run())
 	case "hold":
 		q, err := buffer.Open(os.Getenv(childDir), buffer.Options{Rand: strings.NewReader("epoch123")})

@@ -19,7 +19,9 @@ func lock(dir string, timeout time.Duration) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, unix.EROFS) { // a read-only remount: what is stored can still be sent
-		f, err = os.Open(path)
+		if there, openErr := os.Open(path); openErr == nil {
+			f, err = there, nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)

@@ -55,13 +55,8 @@ func Open(dir string, o Options) (*Queue, error) {
 		if _, err := os.Stat(dir); err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
-	} else {
-		if err := makeFolder(dir); err != nil {
-			return nil, fmt.Errorf("queue: %w", err)
-		}
-		if q.lockFile, err = lock(dir, o.LockTimeout); err != nil {
-			return nil, err
-		}
+	} else if err := q.take(); err != nil {
+		return nil, err
 	}
 	err = q.open()
 	if err == nil {
@@ -118,6 +113,10 @@ func (q *Queue) open() error {
 		if err := os.Remove(path); err != nil {
 			q.log.Warn("queue: removing a leftover", "file", path, "err", err)
 		}
+	}
+	if q.untaken {
+		q.metaDue = true
+		return nil
 	}
 	// A disk that takes no writes must not keep what it holds from being sent: then meta is written before the first
 	// commit.
@@ -220,7 +219,7 @@ func (op *opening) readLane(l Lane) error {
 				continue
 			}
 		}
-		if err := seg.measure(&q.mu); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := seg.measure(&q.mu); err != nil && !errors.Is(err, fs.ErrNotExist) && !seg.salvaged {
 			return fmt.Errorf("queue: %w", err)
 		}
 		newer.AddSet(seg.stored)
@@ -265,6 +264,9 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 		last = known.Last
 	}
 	c, err := loadSegment(seg.path, l, number, last)
+	if lost, ok := unreadable(err); ok {
+		c, err = lost, nil
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && q.o.ReadOnly:
 		return nil, nil

@@ -25,6 +25,7 @@ type Queue struct {
 	tails      [laneCount + 1]*tail
 	generation uint64 // of the meta file on disk
 	metaDue    bool   // meta must be written before anything is committed
+	untaken    bool   // there was no folder, and the disk would not have one made: nothing is on disk, nothing is locked
 	reserveErr error  // why there is no reserve; then nothing but meta may take room
 	evicting   *pendingEviction
 

@@ -82,6 +82,9 @@ func (q *Queue) pick(l Lane, from uint64) (*segment, entry, error) {
 // loadIndex brings a closed segment's index into memory.
 func (q *Queue) loadIndex(seg *segment, last uint64) error {
 	c, err := loadSegment(seg.path, seg.lane, seg.number, last)
+	if lost, ok := unreadable(err); ok {
+		c, err = lost, nil
+	}
 	switch {
 	case err == nil:
 	case !errors.Is(err, fs.ErrNotExist):

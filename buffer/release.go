@@ -105,7 +105,7 @@ func (q *Queue) Sync() error {
 	q.mu.Lock()
 	err := q.writableLocked()
 	q.mu.Unlock()
-	if err != nil {
+	if err != nil || q.untaken {
 		return err
 	}
 	return q.sync(false)
@@ -273,7 +273,7 @@ func (q *Queue) Close() error {
 	q.closed = true
 	q.mu.Unlock()
 	q.metrics.unregister()
-	if readOnly {
+	if readOnly || q.untaken {
 		return nil
 	}
 	err := q.collect(true)

@@ -44,6 +44,27 @@ func newMetrics(to prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
+// watch shows what is in memory only.
+func (m *metrics) watch(p *Pipeline) error {
+	if m == nil {
+		return nil
+	}
+	for lane := telemetrypb.Lane_LANE_CONTROL; lane <= telemetrypb.Lane_LANE_RAW; lane++ {
+		label := prometheus.Labels{"lane": telemetrypb.LaneName(lane)}
+		for _, c := range []prometheus.Collector{
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_uncommitted_batches", ConstLabels: label,
+				Help: "Sealed batches that are in memory only."}, func() float64 { return float64(p.Uncommitted(lane).Batches) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_uncommitted_bytes", ConstLabels: label,
+				Help: "Bytes of the sealed batches that are in memory only."}, func() float64 { return float64(p.Uncommitted(lane).Bytes) }),
+		} {
+			if err := p.o.Metrics.Register(c); err != nil {
+				return fmt.Errorf("metrics: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 func (m *metrics) sealed(s *Sealed) {
 	if m == nil {
 		return

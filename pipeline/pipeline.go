@@ -99,6 +99,9 @@ func New(o Options, sel *Selection, q Queue) (*Pipeline, error) {
 		states:    make([]signalState, len(sel.policies)),
 		lossTold:  math.MinInt64 / 2,
 	}
+	if err := m.watch(p); err != nil {
+		return nil, fmt.Errorf("pipeline: %w", err)
+	}
 	if p.epoch == 0 {
 		p.epoch = q.Epoch()
 	}

@@ -132,11 +132,14 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
-		uplinkStage.start(failed, "queue", every(10*time.Second, func() {
-			a.keepReleases()
-			a.watchQuota()
-		}))
 	}
+	uplinkStage.start(failed, "queue", every(10*time.Second, func() {
+		if a.uplink != nil {
+			a.keepReleases()
+		}
+		a.watchQuota()
+		a.keepBoot()
+	}))
 	a.notify(daemon.SdNotifyReady)
 
 	var cause error
@@ -222,7 +225,7 @@ func (s *stage) ended() <-chan struct{} {
 // openQueue takes the data folder: its lock, the queue, and the number of this boot.
 func (a *agent) openQueue() error {
 	s := a.settings
-	if err := os.MkdirAll(s.DataDir, 0o750); err != nil {
+	if err := os.MkdirAll(s.DataDir, 0o750); err != nil && !buffer.Trouble(err) { // of which the queue makes an alarm
 		return fmt.Errorf("data_dir: %w; make it writable for the user that runs the agent", err)
 	}
 	a.evicts = &evictions{alarms: a.alarms, log: a.log}
@@ -283,15 +286,13 @@ func (a *agent) openPipeline() error {
 			Versions: map[string]string{"waybill-agent": firmware.Current().Version},
 		},
 		CommitEvery: s.CommitEvery, SealEvery: s.SealEvery,
-		ErrFull: buffer.ErrFull,
-		OnCommitError: func(err error) {
-			a.alarms.Raise("queue.disk", fmt.Sprintf("the queue cannot be written: %v; samples are kept in memory while there is room", err))
-		},
-		OnCommitOK: func() { a.alarms.Clear("queue.disk") },
-		OnEvent:    a.vehicle.openGates,
-		Clock:      a.clock,
-		Log:        a.log,
-		Metrics:    a.metrics,
+		ErrFull:       buffer.ErrFull,
+		OnCommitError: a.diskFails,
+		OnCommitOK:    func() { a.alarms.Clear(alarmDisk) },
+		OnEvent:       a.vehicle.openGates,
+		Clock:         a.clock,
+		Log:           a.log,
+		Metrics:       a.metrics,
 	}, a.vehicle.selection, pipelineQueue{a.queue})
 	if err != nil {
 		return err

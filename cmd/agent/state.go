@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/internal/clock"
 )
 
@@ -15,6 +16,8 @@ import (
 type boot struct {
 	ID    [16]byte
 	Count uint32 // 1 for the first one that this data folder has seen
+
+	unsaved bool // the disk does not know the number
 }
 
 // bootFile holds "COUNT BOOT-ID\n" of the latest boot.
@@ -22,15 +25,18 @@ const bootFile = "boot"
 
 // nextBoot counts the boot with this id: the same id as last time keeps its number. The caller holds the queue's
 // lock, so that no other process counts at the same time. A file that cannot be read starts again from 1 and says so;
-// the id alone still tells boots apart.
+// the id alone still tells boots apart. A disk that takes no writes is a warning too.
 func nextBoot(dir string, id [16]byte) (b boot, warning error, err error) {
 	b = boot{ID: id, Count: 1}
 	path := filepath.Join(dir, bootFile)
 	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil && !buffer.Trouble(err):
 		return b, nil, err
-	}
-	if err == nil {
+	case err != nil:
+		warning = fmt.Errorf("%w; the count of boots starts again", err)
+	default:
 		var count uint32
 		var last string
 		if _, scanErr := fmt.Sscanf(string(text), "%d %s", &count, &last); scanErr != nil {
@@ -44,7 +50,15 @@ func nextBoot(dir string, id [16]byte) (b boot, warning error, err error) {
 			b.Count = count + 1
 		}
 	}
-	return b, warning, writeDurably(path, fmt.Appendf(nil, "%d %s\n", b.Count, clock.FormatBootID(id)))
+	if err = b.save(dir); err != nil && buffer.Trouble(err) {
+		b.unsaved = true
+		warning, err = errors.Join(warning, fmt.Errorf("%w; the count of boots is kept in memory until the disk takes it", err)), nil
+	}
+	return b, warning, err
+}
+
+func (b *boot) save(dir string) error {
+	return writeDurably(filepath.Join(dir, bootFile), fmt.Appendf(nil, "%d %s\n", b.Count, clock.FormatBootID(b.ID)))
 }
 
 // writeDurably replaces a small file so that a power cut leaves the old one or the new one, whole.
