@@ -217,6 +217,9 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	}
 	q.mu.Unlock()
 	err = t.write(&head, func(seq uint64) uint64 { return epochs[seq] }, batches, journal)
+	if err == nil {
+		err = writable(q.dir)
+	}
 	if err != nil {
 		q.mu.Lock()
 		q.putBackLocked(unsaved)

@@ -85,3 +85,16 @@ func unreadable(err error) (*contents, bool) {
 	}
 	return &contents{salvaged: true, damage: err.Error()}, true
 }
+
+// writable says whether a flush that went well means anything: ext4 that was made read-only while files were open for
+// writing (SysRq-u, as watchdogs and updaters do before a reset) takes writes to them and says that they are flushed.
+func writable(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("queue: %w", os.NewSyscallError("statfs", err))
+	}
+	if fs.Flags&unix.ST_RDONLY != 0 {
+		return fmt.Errorf("queue: %s: %w", dir, unix.EROFS)
+	}
+	return nil
+}

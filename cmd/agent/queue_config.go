@@ -16,6 +16,7 @@ type queueConfig struct {
 	ThinEvery        *int              `yaml:"thin_every"`
 	KeepAfterReceipt string            `yaml:"keep_after_receipt"`
 	SegmentBytes     string            `yaml:"segment_bytes"`
+	Memory           string            `yaml:"memory"`
 }
 
 // queueSettings bound the queue. Sizes are bytes of disk blocks.
@@ -26,6 +27,7 @@ type queueSettings struct {
 	ThinEvery    int // 1: old telemetry is dropped, not thinned
 	Keep         time.Duration
 	SegmentBytes int64
+	Memory       int64 // sealed batches while the disk takes none, bytes of memory
 }
 
 const (
@@ -43,6 +45,7 @@ func (c *checker) queue(s *settings) {
 		ThinEvery:    10,
 		Keep:         c.duration(raw.KeepAfterReceipt, 0, 0, 30*24*time.Hour, "queue", "keep_after_receipt"),
 		SegmentBytes: c.size(raw.SegmentBytes, 16<<20, 8<<20, 32<<20, "queue", "segment_bytes"),
+		Memory:       c.size(raw.Memory, 4<<20, 256<<10, 256<<20, "queue", "memory"),
 	}
 	for name, size := range raw.Lanes {
 		lane, ok := laneNames[name]

@@ -285,7 +285,7 @@ func (a *agent) openPipeline() error {
 			BootNs: a.clock.Boot(), Mode: "normal",
 			Versions: map[string]string{"waybill-agent": firmware.Current().Version},
 		},
-		CommitEvery: s.CommitEvery, SealEvery: s.SealEvery,
+		CommitEvery: s.CommitEvery, SealEvery: s.SealEvery, MemoryBytes: int(s.Queue.Memory),
 		ErrFull:       buffer.ErrFull,
 		OnCommitError: a.diskFails,
 		OnCommitOK:    func() { a.alarms.Clear(alarmDisk) },

@@ -50,7 +50,7 @@ func nextBoot(dir string, id [16]byte) (b boot, warning error, err error) {
 			b.Count = count + 1
 		}
 	}
-	if err = b.save(dir); err != nil && buffer.Trouble(err) {
+	if err = b.save(dir); buffer.Trouble(err) || errors.Is(err, fs.ErrNotExist) { // the folder could not be made
 		b.unsaved = true
 		warning, err = errors.Join(warning, fmt.Errorf("%w; the count of boots is kept in memory until the disk takes it", err)), nil
 	}

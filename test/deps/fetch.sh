@@ -21,6 +21,7 @@ spec() {
     uml)          echo "download user-mode-linux" ;;
     can-utils)    echo "closure can-utils" ;;
     iproute2)     echo "closure iproute2" ;;
+    dmsetup)      echo "closure dmsetup" ;;
     can-utils-arm64) echo "foreign arm64 can-utils libc6" ;;
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
     rabbitmq)     echo "closure rabbitmq-server" ;;
