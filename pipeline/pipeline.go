@@ -448,5 +448,6 @@ func (p *Pipeline) giveUp() error {
 				Seqs: []*telemetrypb.SeqRange{{First: s.Seq, Last: s.Seq}}})
 		}
 	}
+	p.log.Error("the last commit failed; what was in memory only is lost", "samples", samples, "batches", batches, "err", p.lastErr)
 	return fmt.Errorf("pipeline: the last commit failed: %d samples of %d batches were not written: %w", samples, batches, p.lastErr)
 }

@@ -23,7 +23,7 @@ func diskAlarm(err error, dir string, waiting pipeline.Depth) string {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		what, remedy = "the disk is full", "make room on the file system of "+dir
 	case errors.Is(err, syscall.EROFS):
-		what, remedy = "the file system is read-only", "look into the kernel's log for what made it so, check it, and mount "+dir+" writable"
+		what, remedy = "the file system is read-only", "look into the kernel's log for what made it so, check it, and mount "+dir+" writable; where the kernel refuses that, stop the agent first"
 	case errors.Is(err, syscall.EIO):
 		what, remedy = "the disk fails", "look at the kernel's log; flash that is worn out has to be replaced"
 	}
@@ -47,7 +47,7 @@ func (a *agent) keepBoot() {
 		return
 	}
 	if err := a.boot.save(a.settings.DataDir); err != nil {
-		a.log.Warn("the number of this boot cannot be kept", "error", err)
+		a.log.Debug("the number of this boot cannot be kept", "error", err)
 		return
 	}
 	a.boot.unsaved = false

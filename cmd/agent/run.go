@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -74,6 +75,8 @@ type agent struct {
 	uplink   *uplink.Uplink // nil: record only
 	damage   *damageLedger
 	evicts   *evictions
+
+	syncFailed atomic.Bool // the queue did not take the last note of what was delivered
 }
 
 // runAgent wires the packages, runs them, and stops them in the order in which data flows.
@@ -313,7 +316,7 @@ func (a *agent) openPipeline() error {
 	if !a.queue.CleanStop() {
 		a.pipe.Ledger().AddLoss(&telemetrypb.Loss{
 			Reason: telemetrypb.LossReason_LOSS_UNCLEAN_STOP, Source: "agent", Unit: "samples", CountUnknown: true,
-			Detail: fmt.Sprintf("the process before this one did not stop by itself: what it had not committed is gone, at most %v of samples", s.CommitEvery),
+			Detail: fmt.Sprintf("the process before this one did not stop by itself: what it had not committed is gone, at most %v of samples, and what was in memory if its disk failed", s.CommitEvery),
 		})
 	}
 	if err := a.pipe.Recover(recovered(a.queue)); err != nil {
@@ -345,8 +348,9 @@ func every(d time.Duration, do func()) func(context.Context) error {
 // keepReleases notes on disk what was delivered while nothing is committed that would carry it, so that a parked car
 // gives its disk back and a restart resends little.
 func (a *agent) keepReleases() {
-	if err := a.queue.Sync(); err != nil {
-		a.log.Warn("the queue could not note what was delivered; it will be sent again, and deduplicated", "error", err)
+	err := a.queue.Sync()
+	if failed := err != nil; a.syncFailed.Swap(failed) != failed && failed {
+		a.log.Warn("the queue could not note what was delivered; a restart sends it again, to be deduplicated", "error", err)
 	}
 }
 
