@@ -150,7 +150,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	}
 	got := fmt.Sprint(s.Tenant, " ", s.CommitEvery, " ", s.SealEvery, " ", s.Queue, " ", s.Uplink.Drain, " ", s.LogTime, " ",
 		s.CAN[0].ListenOnly, " ", s.CAN[0].Replay.Speed, " ", s.Collect[0].OnChange)
-	if want := "default 1s 5s {1073741824 map[] 4194304 10 0s 16777216} 10s true true 1 true"; got != want {
+	if want := "default 1s 5s {1073741824 map[] 4194304 10 0s 16777216 4194304} 10s true true 1 true"; got != want {
 		t.Errorf("defaults %s, documented %s", got, want)
 	}
 }
