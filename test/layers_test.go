@@ -37,6 +37,8 @@ var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/agent", "github.com/IBM/sarama", "the vehicle has no Kafka"},
 	{"cmd/agent", "github.com/confluentinc/", "the vehicle has no Kafka"},
 	{"cmd/agent", module + "/fleet", "the vehicle has no store"},
+	{"cmd/agent", "github.com/golang/snappy", "what the benchmarks compare with does not ship"},
+	{"cmd/fleet", "github.com/golang/snappy", "what the benchmarks compare with does not ship"},
 	{"cmd/agent", "testing", "tests' parts do not ship"},
 	{"cmd/fleet", "testing", "tests' parts do not ship"},
 	{"proto", "go.yaml.in/", "only cmd/ reads configuration"},
