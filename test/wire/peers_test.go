@@ -189,7 +189,7 @@ func TestFleetWise(t *testing.T) {
 		if len(data) != plain {
 			t.Errorf("%s: VehicleData has %d bytes, the head says %d", filepath.Base(file), len(data), plain)
 		}
-		if math.Abs(float64(got-packed)) > 0.005*float64(packed) || math.Abs(float64(got)/float64(len(s.samples))-weight) > 0.01*weight {
+		if math.Abs(float64(got-packed)) > 0.002*float64(packed) || math.Abs(float64(got)/float64(len(s.samples))-weight) > 0.01*weight {
 			t.Errorf("%s: packed %d bytes, %.2f a sample; the head says %d and %.2f", filepath.Base(file), got, float64(got)/float64(len(s.samples)), packed, weight)
 		}
 	}
