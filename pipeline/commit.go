@@ -23,6 +23,7 @@ type commit struct {
 	journal []Journal
 	marks   []mark // one for each journal entry
 	bytes   [telemetrypb.Lane_LANE_RAW + 1][]byte
+	waiters []waiter // who wait for it
 	err     error
 	tookNS  int64
 	whole   bool // nothing that waited was left out
@@ -67,8 +68,9 @@ func (p *Pipeline) due() bool {
 // prepare fills the commit with all there is; false says that there is nothing. final seals what is open.
 func (p *Pipeline) prepare(final bool) bool {
 	p.ticked = false
+	sealing := p.admit()
 	switch {
-	case final:
+	case final || sealing:
 		for i := range p.lanes {
 			p.sealAll(&p.lanes[i])
 		}
@@ -96,6 +98,7 @@ func (p *Pipeline) prepare(final bool) bool {
 		}
 	}
 	if len(c.batches)+len(c.journal) == 0 {
+		c.answer(nil) // all there is is on disk
 		return false
 	}
 	p.flight, p.underWay = n, true
@@ -152,9 +155,12 @@ func (p *Pipeline) settle(c *commit) {
 			p.log.Error("commit failed; batches are kept in memory and tried again", "err", c.err,
 				"batches", len(c.batches), "bytes", p.memory)
 		}
+		p.admitAll()
+		c.answer(c.err)
 		p.fail(c.err)
 		return
 	}
+	c.answer(nil)
 	p.logCommitted(c)
 	for _, m := range c.marks {
 		p.lanes[m.lane].settle(m, p.uncommitted[flown:])

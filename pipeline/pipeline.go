@@ -38,7 +38,8 @@ type Pipeline struct {
 	mu      sync.Mutex // guards what follows
 	raised  []telemetrypb.Sample
 	records []*telemetrypb.Record
-	urgent  bool // records are to be committed at once
+	urgent  bool     // records are to be committed at once
+	waiters []waiter // of Commit
 
 	// Run's own from here on.
 	states  []signalState // by signal id
@@ -183,7 +184,7 @@ func (p *Pipeline) wakeUp() {
 func (p *Pipeline) isUrgent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.urgent
+	return p.urgent || len(p.waiters) > 0
 }
 
 // Run samples, seals and commits until ctx ends; it commits the catalogue first. The owner of the readers has stopped
@@ -388,7 +389,7 @@ func (p *Pipeline) tellTaken() {
 
 // finish takes, seals and commits all there is, after the last commit of the loop was settled.
 func (p *Pipeline) finish() error {
-	defer p.stopped.Store(true)
+	defer p.dismiss()
 	p.takeAll()
 	p.from = sourceAgent
 	for _, id := range p.delayed {
