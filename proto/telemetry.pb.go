@@ -2379,12 +2379,13 @@ func (x *ReceiptRange) GetWantCatalogue() []byte {
 	return nil
 }
 
-// Down is a signed message to a vehicle. signature covers `signed` as it stands. Not sent by this version.
+// Down is a signed message to a vehicle. The signature is over "waybill down 1", a zero byte, and `signed` as it stands, so
+// that it can never be taken for one over anything else.
 type Down struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Signed        []byte                 `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"` // a DownBody
-	KeyId         []byte                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519
+	Signed        []byte                 `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`            // a DownBody
+	KeyId         []byte                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // first 8 bytes of the SHA-256 of the public key's 32 bytes
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`      // Ed25519 (RFC 8032 §5.1), 64 bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2440,19 +2441,21 @@ func (x *Down) GetSignature() []byte {
 	return nil
 }
 
-// DownBody is taken at most once: its counter must be above the last one taken from its key.
+// DownBody is for exactly one device and is taken at most once: its counter must be above the last one taken from its
+// key. A vehicle refuses a body that has fields it does not know: they may be conditions.
 type DownBody struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	Counter       uint64                 `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"`
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`    // never a pattern
+	Counter       uint64                 `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"` // of its key, ascending, from 1
 	ExpiresUnixNs int64                  `protobuf:"varint,4,opt,name=expires_unix_ns,json=expiresUnixNs,proto3" json:"expires_unix_ns,omitempty"`
-	Id            string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Id            string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"` // names the command and its result
 	// Types that are valid to be assigned to Body:
 	//
 	//	*DownBody_Command
 	//	*DownBody_Campaign
 	Body          isDownBody_Body `protobuf_oneof:"body"`
+	IssuedUnixNs  int64           `protobuf:"varint,8,opt,name=issued_unix_ns,json=issuedUnixNs,proto3" json:"issued_unix_ns,omitempty"` // not before; expiry must follow within what the vehicle's configuration allows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2547,6 +2550,13 @@ func (x *DownBody) GetCampaign() []byte {
 	return nil
 }
 
+func (x *DownBody) GetIssuedUnixNs() int64 {
+	if x != nil {
+		return x.IssuedUnixNs
+	}
+	return 0
+}
+
 type isDownBody_Body interface {
 	isDownBody_Body()
 }
@@ -2615,6 +2625,8 @@ func (x *Command) GetArguments() map[string]string {
 	return nil
 }
 
+// CommandResult is what became of a command. Of several with one id the store keeps the one that says most: refused,
+// accepted, running, and done or failed, in this order.
 type CommandResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2624,6 +2636,10 @@ type CommandResult struct {
 	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	BootNs        int64                  `protobuf:"varint,6,opt,name=boot_ns,json=bootNs,proto3" json:"boot_ns,omitempty"`
 	BootId        []byte                 `protobuf:"bytes,7,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"` // of refused and failed: one word (docs/COMMANDS.md)
+	BootCount     uint32                 `protobuf:"varint,9,opt,name=boot_count,json=bootCount,proto3" json:"boot_count,omitempty"`
+	KeyId         []byte                 `protobuf:"bytes,10,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // of the envelope that it answers
+	Counter       uint64                 `protobuf:"varint,11,opt,name=counter,proto3" json:"counter,omitempty"`         // likewise; 0: it was not believed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2705,6 +2721,34 @@ func (x *CommandResult) GetBootId() []byte {
 		return x.BootId
 	}
 	return nil
+}
+
+func (x *CommandResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CommandResult) GetBootCount() uint32 {
+	if x != nil {
+		return x.BootCount
+	}
+	return 0
+}
+
+func (x *CommandResult) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
+
+func (x *CommandResult) GetCounter() uint64 {
+	if x != nil {
+		return x.Counter
+	}
+	return 0
 }
 
 // Status is retained; its offline form is the last will.
@@ -3188,7 +3232,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x04Down\x12\x16\n" +
 	"\x06signed\x18\x01 \x01(\fR\x06signed\x12\x15\n" +
 	"\x06key_id\x18\x02 \x01(\fR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignatureJ\x04\b\x04\x10\v\"\xf3\x01\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignatureJ\x04\b\x04\x10\v\"\x99\x02\n" +
 	"\bDownBody\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
@@ -3196,14 +3240,15 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x0fexpires_unix_ns\x18\x04 \x01(\x03R\rexpiresUnixNs\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x129\n" +
 	"\acommand\x18\x06 \x01(\v2\x1d.waybill.telemetry.v1.CommandH\x00R\acommand\x12\x1c\n" +
-	"\bcampaign\x18\a \x01(\fH\x00R\bcampaignB\x06\n" +
-	"\x04bodyJ\x04\b\b\x10\x15\"\xa7\x01\n" +
+	"\bcampaign\x18\a \x01(\fH\x00R\bcampaign\x12$\n" +
+	"\x0eissued_unix_ns\x18\b \x01(\x03R\fissuedUnixNsB\x06\n" +
+	"\x04bodyJ\x04\b\t\x10\x15\"\xa7\x01\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12J\n" +
 	"\targuments\x18\x02 \x03(\v2,.waybill.telemetry.v1.Command.ArgumentsEntryR\targuments\x1a<\n" +
 	"\x0eArgumentsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x02\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3211,7 +3256,13 @@ const file_telemetry_proto_rawDesc = "" +
 	"\apercent\x18\x04 \x01(\rR\apercent\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12\x17\n" +
 	"\aboot_ns\x18\x06 \x01(\x03R\x06bootNs\x12\x17\n" +
-	"\aboot_id\x18\a \x01(\fR\x06bootId\"\xe1\x03\n" +
+	"\aboot_id\x18\a \x01(\fR\x06bootId\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"boot_count\x18\t \x01(\rR\tbootCount\x12\x15\n" +
+	"\x06key_id\x18\n" +
+	" \x01(\fR\x05keyId\x12\x18\n" +
+	"\acounter\x18\v \x01(\x04R\acounterJ\x04\b\f\x10\x15\"\xe1\x03\n" +
 	"\x06Status\x12\x16\n" +
 	"\x06online\x18\x01 \x01(\bR\x06online\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
