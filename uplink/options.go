@@ -77,6 +77,8 @@ type Options struct {
 	OnRejected func(*telemetrypb.Loss)
 	// OnWantCatalogue is told of a catalogue that the store misses.
 	OnWantCatalogue func(short [16]byte)
+	// Topics are subscribed to beside the receipts', by what follows wb1/{tenant}/{device}/.
+	Topics []string
 	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left. Like the two above it
 	// is called on the goroutine that takes receipts and must not block.
 	OnMessage func(topic string, payload []byte)

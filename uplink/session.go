@@ -75,7 +75,11 @@ func (s *session) run(ctx context.Context) outcome {
 	s.began = time.Now()
 	s.u.o.Alarms.Clear(alarmCredentials)
 	s.u.o.Alarms.Clear(alarmTLS)
-	if err := s.subscribe(ctx, present); err != nil {
+	err = s.subscribe(ctx, present)
+	if err == nil {
+		err = s.subscribeMore(ctx)
+	}
+	if err != nil {
 		s.link.Load().kill(err)
 		s.await(killGrace)
 		s.end()
@@ -297,13 +301,17 @@ func (s *session) why() error {
 // Batches that are in flight get their PUBACKs meanwhile.
 func (s *session) farewell() {
 	s.stopping.Store(true)
+	reason, _, _ := s.u.rest.look()
+	if reason == "" {
+		reason = "shutdown"
+	}
 	limit := time.NewTimer(s.u.o.StopTimeout)
 	defer limit.Stop()
 	said := make(chan struct{})
 	quit := make(chan struct{})
 	defer close(quit)
 	s.u.tasks.Go(func() {
-		token := s.client.Publish(s.u.topic(telemetrypb.TopicStatus), 1, true, s.u.status(false, "shutdown"))
+		token := s.client.Publish(s.u.topic(telemetrypb.TopicStatus), 1, true, s.u.status(false, reason))
 		select {
 		case <-token.Done():
 			close(said)

@@ -18,6 +18,7 @@ const (
 	Connecting Phase = "connecting" // dial to SUBACK
 	Online     Phase = "online"
 	Refused    Phase = "refused" // the broker does not want us; the next try is far off
+	Resting    Phase = "resting" // told to stay away
 	Stopped    Phase = "stopped"
 )
 

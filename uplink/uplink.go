@@ -35,6 +35,8 @@ type Uplink struct {
 	tasks sync.WaitGroup          // goroutines of all sessions; the last ends at most WriteTimeout after its session
 	live  atomic.Pointer[session] // nil: offline
 
+	rest rest
+
 	statusWanted atomic.Bool  // an alarm changed
 	statusAt     atomic.Int64 // of the last status, ns on the monotonic clock since born; 0: none in this session
 	born         time.Time
@@ -86,21 +88,30 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer u.stopped()
 	pace := pace{base: u.o.BackoffBase, cap: u.o.BackoffCap, rand: u.o.Rand}
 	for ctx.Err() == nil {
+		u.sleep(ctx)
+		awake, cancel, ok := u.rest.session(ctx)
+		if !ok {
+			continue
+		}
 		u.enter(Connecting, "to "+u.end.String(), time.Time{})
-		out := newSession(u).run(ctx)
+		out := newSession(u).run(awake)
+		resting := awake.Err() != nil
+		cancel()
 		if ctx.Err() != nil {
 			break
+		}
+		if resting {
+			pace.reset()
+			u.o.Log.Info("uplink rests", "broker", u.end.String(), "lived", out.lived.Round(time.Millisecond), "pubacks", out.acks)
+			continue
 		}
 		wait, phase := u.judge(out, &pace)
 		why := describe(out)
 		u.o.Log.Warn("uplink is offline", "broker", u.end.String(), "why", why, "lived", out.lived.Round(time.Millisecond), "pubacks", out.acks, "next_try", wait.Round(time.Millisecond))
 		u.enter(phase, why, time.Now().Add(wait))
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
+		if u.wait(ctx, wait) {
+			pace.reset()
 		}
-		timer.Stop()
 	}
 	return nil
 }

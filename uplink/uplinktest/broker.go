@@ -93,7 +93,7 @@ func (b *Broker) Stop() {
 // Forget loses all sessions and retained messages, and with them what was acknowledged and not delivered. It is for a
 // stopped broker.
 func (b *Broker) Forget() error {
-	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mqtt.NewDefaultServerCapabilities()})
+	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mqtt.NewDefaultServerCapabilities(), InlineClient: true})
 	if err := server.AddHook(&hook{broker: b}, nil); err != nil {
 		return fmt.Errorf("test broker: %w", err)
 	}
@@ -124,6 +124,14 @@ func (b *Broker) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_ = b.server.Close()
+}
+
+// Publish sends a message to whoever subscribed to its topic, with QoS 1.
+func (b *Broker) Publish(topic string, payload []byte) error {
+	b.mu.Lock()
+	server := b.server
+	b.mu.Unlock()
+	return server.Publish(topic, payload, false, 1)
 }
 
 // Retained is the retained message of a topic; nil: none.

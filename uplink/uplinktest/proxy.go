@@ -19,6 +19,7 @@ type Proxy struct {
 	closed   bool
 	conns    map[*net.TCPConn]struct{}
 	accepted int
+	passed   int64         // bytes read, both ways
 	delay    time.Duration // each way
 	rate     int           // bytes a second each way; 0: as fast as it goes
 	dropUp   bool
@@ -99,6 +100,20 @@ func (p *Proxy) Accepted() int {
 	return p.accepted
 }
 
+// Open counts the connections that are open, two for each that is passed on.
+func (p *Proxy) Open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// Passed counts the bytes that came from either side.
+func (p *Proxy) Passed() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.passed
+}
+
 // Close ends the proxy.
 func (p *Proxy) Close() {
 	p.set(func() { p.closed = true })
@@ -171,6 +186,7 @@ func (p *Proxy) pass(to, from *net.TCPConn, up bool, left *budget) {
 			n, err := from.Read(b)
 			p.wait()
 			p.mu.Lock()
+			p.passed += int64(n)
 			delay, drop := p.delay, up && p.dropUp || !up && p.dropDown
 			p.mu.Unlock()
 			if n > 0 && !drop {
