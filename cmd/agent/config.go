@@ -25,6 +25,9 @@ type config struct {
 	Collect collectConfig `yaml:"collect"`
 	Queue   queueConfig   `yaml:"queue"`
 	Uplink  uplinkConfig  `yaml:"uplink"`
+
+	Commands commandsConfig `yaml:"commands"`
+
 	Metrics metricsConfig `yaml:"metrics"`
 }
 

@@ -44,6 +44,7 @@ func (a *agent) openUplink() error {
 				a.emitCatalogue()
 			}
 		},
+		Topics: []string{telemetrypb.TopicCommand}, OnMessage: a.heard,
 		PayloadBytes: s.PayloadBytes, KeepAlive: s.KeepAlive, ReceiptTimeout: s.ReceiptTimeout,
 		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap,
 		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,

@@ -27,6 +27,7 @@ import (
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/uplink"
+	"github.com/waybill-telematics/waybill/uplink/command"
 )
 
 func runCommand() *cobra.Command {
@@ -72,7 +73,9 @@ type agent struct {
 	alarms   *alarm.Board
 	queue    *buffer.Queue
 	pipe     *pipeline.Pipeline
-	uplink   *uplink.Uplink // nil: record only
+	uplink   *uplink.Uplink  // nil: record only
+	commands *command.Runner // nil: nobody can send any
+	levels   *logLevel       // with commands
 	damage   *damageLedger
 	evicts   *evictions
 
@@ -99,6 +102,9 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (e
 	if err := a.openPipeline(); err != nil {
 		return err
 	}
+	if err := a.openCommands(); err != nil {
+		return err
+	}
 	if err := a.openUplink(); err != nil {
 		return err
 	}
@@ -119,11 +125,12 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (e
 // runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to.
 func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	var (
-		failed      = make(chan error, len(readers)+3)
-		readerCtx   = newStage(ctx)
-		clockStage  = newStage(context.WithoutCancel(ctx))
-		pipeStage   = newStage(context.WithoutCancel(ctx))
-		uplinkStage = newStage(context.WithoutCancel(ctx))
+		failed       = make(chan error, len(readers)+3)
+		readerCtx    = newStage(ctx)
+		clockStage   = newStage(context.WithoutCancel(ctx))
+		commandStage = newStage(context.WithoutCancel(ctx))
+		pipeStage    = newStage(context.WithoutCancel(ctx))
+		uplinkStage  = newStage(context.WithoutCancel(ctx))
 	)
 	for _, r := range readers {
 		readerCtx.start(failed, r.name, r.run)
@@ -131,6 +138,9 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	if a.logClock == nil {
 		clockStage.start(failed, "clock", a.keepTime())
 		clockStage.start(failed, "clock steps", a.watchSteps)
+	}
+	if a.commands != nil {
+		commandStage.start(failed, "commands", a.commands.Run)
 	}
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
@@ -157,6 +167,10 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	a.notify(daemon.SdNotifyStopping)
 	readerCtx.stop()
 	clockStage.stop()
+	commandStage.stop() // while their results can still be committed
+	if a.levels != nil {
+		a.levels.stop()
+	}
 	pipeStage.stop()
 	if a.uplink != nil {
 		a.drain(ctx)

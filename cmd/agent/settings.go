@@ -23,6 +23,7 @@ type settings struct {
 	Device, Tenant string
 	DataDir        string
 	LogLevel       slog.Level
+	Level          *slog.LevelVar // LogLevel, unless a command has changed it
 	LogJSON        bool
 	CAN            []canSettings
 	GPS            []gpsSettings
@@ -33,6 +34,7 @@ type settings struct {
 	SealEvery      time.Duration
 	Queue          queueSettings
 	Uplink         uplinkSettings
+	Commands       commandSettings
 	MetricsListen  string
 	LogTime        bool // replays whose own stamps are the clock
 }
@@ -127,6 +129,8 @@ func check(d *document) (*settings, error) {
 	if err := s.LogLevel.UnmarshalText([]byte(orDefault(raw.Log.Level, "info"))); err != nil {
 		c.fail(fmt.Sprintf("want debug, info, warn or error, got %q", raw.Log.Level), "log", "level")
 	}
+	s.Level = &slog.LevelVar{}
+	s.Level.Set(s.LogLevel)
 	s.LogJSON = c.oneOf(raw.Log.Format, []string{"text", "json"}, "log", "format") == "json"
 	if s.MetricsListen != "" {
 		host, _, err := net.SplitHostPort(s.MetricsListen)
@@ -138,6 +142,7 @@ func check(d *document) (*settings, error) {
 	c.collect(s)
 	c.queue(s)
 	c.uplink(s)
+	c.commands(s)
 	if len(c.list) > 0 {
 		slices.SortStableFunc(c.list, func(a, b problem) int { return a.Line - b.Line })
 		return nil, &problems{d.file, c.list}

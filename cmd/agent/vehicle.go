@@ -176,7 +176,7 @@ func load(file string) (*settings, *vehicle, error) {
 }
 
 func (s *settings) logger(out *os.File) *slog.Logger {
-	o := &slog.HandlerOptions{Level: s.LogLevel}
+	o := &slog.HandlerOptions{Level: s.Level}
 	if s.LogJSON {
 		return slog.New(slog.NewJSONHandler(out, o))
 	}

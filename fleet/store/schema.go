@@ -2,7 +2,7 @@ package store
 
 // schemaVersion is SQLite's user_version; applicationID marks the file as ours ("WBfl").
 const (
-	schemaVersion = 2
+	schemaVersion = 3
 	applicationID = 0x5742666C
 )
 
@@ -14,6 +14,13 @@ const retimings = `CREATE TABLE retimings ( -- samples that an older clock recor
   done INTEGER NOT NULL,    -- row of the last batch that was dated again
   PRIMARY KEY (device, boot_id)
 ) WITHOUT ROWID;`
+
+// resultColumns is what version 3 has more than version 2: what the answers to commands have said ever since.
+const resultColumns = `ALTER TABLE results ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+ALTER TABLE results ADD COLUMN boot_id BLOB NOT NULL DEFAULT x'';
+ALTER TABLE results ADD COLUMN boot_count INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE results ADD COLUMN key_id BLOB NOT NULL DEFAULT x'';
+ALTER TABLE results ADD COLUMN counter INTEGER NOT NULL DEFAULT 0;`
 
 // schema makes an empty store.
 //
@@ -182,6 +189,7 @@ CREATE TABLE results (
   received INTEGER NOT NULL,
   PRIMARY KEY (device, id)
 ) WITHOUT ROWID;
+` + resultColumns + `
 
 CREATE TABLE status (
   device INTEGER PRIMARY KEY REFERENCES devices,

@@ -143,10 +143,14 @@ func (s *SQLite) prepareSchema(ctx context.Context) error {
 	switch {
 	case app == applicationID && version == schemaVersion:
 		return nil
-	case app == applicationID && version == 1 && s.o.ReadOnly:
-		return nil // its reader misses nothing
-	case app == applicationID && version == 1:
-		_, err := s.db.ExecContext(ctx, "BEGIN; "+retimings+fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schemaVersion))
+	case app == applicationID && (version == 1 || version == 2) && s.o.ReadOnly:
+		return nil // its readers miss nothing but the results, and are told
+	case app == applicationID && (version == 1 || version == 2):
+		more := resultColumns
+		if version == 1 {
+			more = retimings + more
+		}
+		_, err := s.db.ExecContext(ctx, "BEGIN; "+more+fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schemaVersion))
 		return err
 	}
 	if app != 0 || version != 0 || tables != 0 {

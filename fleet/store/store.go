@@ -205,6 +205,7 @@ type Tx interface {
 	PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error
 	PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error
 	PutInfo(device, batch int64, index int, bootCount uint32, i *telemetrypb.DeviceInfo) error
+	// PutResult keeps of several results of one id the one that says most.
 	PutResult(device int64, r *telemetrypb.CommandResult, now time.Time) error
 	PutStatus(device int64, s *telemetrypb.Status, now time.Time) error
 	PutDeadLetter(d *DeadLetter) error
@@ -229,6 +230,8 @@ type Store interface {
 	Gaps(ctx context.Context) ([]Gap, error)
 	Losses(ctx context.Context, device string) ([]LossEntry, error)
 	DeadLetters(ctx context.Context) ([]DeadEntry, error)
+	// Results are the answers to commands, the newest first; device and id restrict when they are not empty.
+	Results(ctx context.Context, device, id string) ([]Result, error)
 	// Samples calls f for each reading that fits, oldest first, until f fails.
 	Samples(ctx context.Context, q Query, f func(*Reading) error) error
 	Close() error

@@ -384,11 +384,22 @@ func BenchmarkRetime(b *testing.B) {
 	b.ReportMetric(perBatch*batches*float64(b.N)/b.Elapsed().Seconds(), "samples/s")
 }
 
-// A store of version 1 is made one of version 2 by its writer; a reader takes it as it is.
-func TestUpgradeFromVersion1(t *testing.T) {
+// A store of an earlier version is made one of this by its writer; a reader takes it as it is.
+func TestUpgradeFromEarlierVersions(t *testing.T) {
+	const fewer = "ALTER TABLE results DROP COLUMN reason; ALTER TABLE results DROP COLUMN boot_id; ALTER TABLE results DROP COLUMN boot_count; " +
+		"ALTER TABLE results DROP COLUMN key_id; ALTER TABLE results DROP COLUMN counter; "
+	for name, downgrade := range map[string]string{
+		"1": fewer + "DROP TABLE retimings; PRAGMA user_version = 1",
+		"2": fewer + "PRAGMA user_version = 2",
+	} {
+		t.Run(name, func(t *testing.T) { upgrade(t, downgrade) })
+	}
+}
+
+func upgrade(t *testing.T, downgrade string) {
 	file := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, file)
-	if _, err := s.db.Exec("DROP TABLE retimings; PRAGMA user_version = 1"); err != nil {
+	if _, err := s.db.Exec(downgrade); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -397,6 +408,9 @@ func TestUpgradeFromVersion1(t *testing.T) {
 	reader, err := Open(context.Background(), file, Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := reader.Results(context.Background(), "", ""); !errors.Is(err, ErrSchema) {
+		t.Errorf("results of an earlier version: %v", err)
 	}
 	if err := reader.Close(); err != nil {
 		t.Fatal(err)
@@ -407,7 +421,7 @@ func TestUpgradeFromVersion1(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return tx.PutRetiming(d, [16]byte{1}, 5)
+		return errors.Join(tx.PutRetiming(d, [16]byte{1}, 5), tx.PutResult(d, &telemetrypb.CommandResult{Id: "a", Reason: "clock"}, now))
 	}); err != nil {
 		t.Fatal(err)
 	}

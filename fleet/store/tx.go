@@ -308,12 +308,6 @@ func (t *tx) PutInfo(device, batch int64, index int, bootCount uint32, i *teleme
 	return err
 }
 
-func (t *tx) PutResult(device int64, r *telemetrypb.CommandResult, now time.Time) error {
-	_, err := t.exec("INSERT OR REPLACE INTO results (device, id, name, state, percent, text, boot_ns, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		device, r.GetId(), r.GetName(), r.GetState(), int64(r.GetPercent()), r.GetText(), r.GetBootNs(), now.UnixNano())
-	return err
-}
-
 func (t *tx) PutStatus(device int64, s *telemetrypb.Status, now time.Time) error {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 	if err != nil {
