@@ -2767,7 +2767,8 @@ type Status struct {
 	Alarms        []*Alarm               `protobuf:"bytes,11,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	TimeUnixNs    int64                  `protobuf:"varint,12,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"` // as the vehicle knows it
 	TimeSource    TimeSource             `protobuf:"varint,13,opt,name=time_source,json=timeSource,proto3,enum=waybill.telemetry.v1.TimeSource" json:"time_source,omitempty"`
-	Reason        string                 `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"` // offline: shutdown, or empty for a will
+	Reason        string                 `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"` // offline: shutdown, parked, or empty for a will
+	Power         string                 `protobuf:"bytes,15,opt,name=power,proto3" json:"power,omitempty"`   // on, draining, quiet, awake; empty: the vehicle does not tell (docs/POWER.md)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2896,6 +2897,13 @@ func (x *Status) GetTimeSource() TimeSource {
 func (x *Status) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Status) GetPower() string {
+	if x != nil {
+		return x.Power
 	}
 	return ""
 }
@@ -3262,7 +3270,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"boot_count\x18\t \x01(\rR\tbootCount\x12\x15\n" +
 	"\x06key_id\x18\n" +
 	" \x01(\fR\x05keyId\x12\x18\n" +
-	"\acounter\x18\v \x01(\x04R\acounterJ\x04\b\f\x10\x15\"\xe1\x03\n" +
+	"\acounter\x18\v \x01(\x04R\acounterJ\x04\b\f\x10\x15\"\xf7\x03\n" +
 	"\x06Status\x12\x16\n" +
 	"\x06online\x18\x01 \x01(\bR\x06online\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
@@ -3281,7 +3289,8 @@ const file_telemetry_proto_rawDesc = "" +
 	"timeUnixNs\x12A\n" +
 	"\vtime_source\x18\r \x01(\x0e2 .waybill.telemetry.v1.TimeSourceR\n" +
 	"timeSource\x12\x16\n" +
-	"\x06reason\x18\x0e \x01(\tR\x06reasonJ\x04\b\x0f\x10\x1a\"\x86\x01\n" +
+	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x14\n" +
+	"\x05power\x18\x0f \x01(\tR\x05powerJ\x04\b\x10\x10\x1a\"\x86\x01\n" +
 	"\tLaneDepth\x12.\n" +
 	"\x04lane\x18\x01 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x12\x18\n" +
 	"\abatches\x18\x02 \x01(\x04R\abatches\x12\x14\n" +

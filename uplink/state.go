@@ -44,6 +44,7 @@ type State struct {
 	OtherEpoch      uint64 // receipt ranges of another queue
 	Unrendered      uint64 // batches that could not go in plain or json
 	Unreadable      uint64 // batches that could not be sent at all
+	BytesSent       uint64 // handed to TLS, websocket or the kernel
 
 	InFlight      int // publishes without PUBACK
 	InFlightBytes int
@@ -70,7 +71,7 @@ func (u *Uplink) State() State {
 		Receipts: c.receipts.Load(), BatchesSent: c.batchesSent.Load(), BatchesReleased: c.released.Load(),
 		BatchesResent: c.resent.Load(), BatchesRejected: c.rejected.Load(), BatchesParked: c.parked.Load(),
 		BatchesOverdue: c.overdue.Load(), Mismatches: c.mismatches.Load(), OtherEpoch: c.otherEpoch.Load(),
-		Unrendered: c.unrendered.Load(), Unreadable: c.unreadable.Load(),
+		Unrendered: c.unrendered.Load(), Unreadable: c.unreadable.Load(), BytesSent: c.bytesSent.Load(),
 	}
 	live := u.live.Load()
 	u.mu.Lock()

@@ -27,6 +27,7 @@ type config struct {
 	Uplink  uplinkConfig  `yaml:"uplink"`
 
 	Commands commandsConfig `yaml:"commands"`
+	Power    *powerConfig   `yaml:"power"`
 
 	Metrics metricsConfig `yaml:"metrics"`
 }

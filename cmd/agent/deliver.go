@@ -118,6 +118,7 @@ func (a *agent) status() *telemetrypb.Status {
 		Catalogue: hash[:], Epoch: a.queue.Epoch(),
 		BootId: a.boot.ID[:], BootCount: a.boot.Count,
 	}
+	st.Power = a.powerState()
 	st.TimeUnixNs, _, st.TimeSource = a.times.Now(a.clock.Boot())
 	for lane, depth := range a.queue.Stats().Lanes {
 		st.Queue = append(st.Queue, &telemetrypb.LaneDepth{

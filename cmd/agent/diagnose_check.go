@@ -101,7 +101,11 @@ func (d *diagnosis) describe() (lines []string) {
 		}
 		voltage = fmt.Sprintf(" and %s is not below %g", d.settings.Voltage, low)
 	}
+	while := fmt.Sprintf("%s is above %g", d.settings.Ignition, d.settings.Above)
+	if d.settings.Ignition == "" {
+		while = "the ignition of power: is on"
+	}
 	g := o.Governor
-	return append(lines, fmt.Sprintf("%s: asks %.3g requests a second, with at most %g frames a second, %d at once, and %g%% of %d bit/s; while %s is above %g%s; not for %v after another tester",
-		d.bus, perSecond, g.FrameRate, g.Burst, 100*g.Share, g.BitRate, d.settings.Ignition, d.settings.Above, voltage, g.BackOff))
+	return append(lines, fmt.Sprintf("%s: asks %.3g requests a second, with at most %g frames a second, %d at once, and %g%% of %d bit/s; while %s%s; not for %v after another tester",
+		d.bus, perSecond, g.FrameRate, g.Burst, 100*g.Share, g.BitRate, while, voltage, g.BackOff))
 }

@@ -147,8 +147,8 @@ func (c *checker) diagnosis(raw *canConfig, bus canSettings, i int) *diagnoseSet
 
 func (c *diagnoseChecker) power(r *diagnoseConfig) {
 	s := c.into
-	if s.Ignition, s.Above = r.Ignition.Signal, 0.5; s.Ignition == "" {
-		c.bad("want the full name of the signal that tells of the ignition, such as can0.Body.Ignition; nothing is asked while it is off", "ignition", "signal")
+	if s.Ignition, s.Above = r.Ignition.Signal, 0.5; s.Ignition == "" && c.d.config.Power == nil {
+		c.bad("want the full name of the signal that tells of the ignition, such as can0.Body.Ignition; nothing is asked while it is off; with power: it may be left out", "ignition", "signal")
 	}
 	if r.Ignition.Above != nil {
 		s.Above = *r.Ignition.Above

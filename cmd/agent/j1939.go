@@ -101,5 +101,5 @@ func (j *j1939Feature) attach(bus *canSource) (tap, []reader) {
 		return t, nil // its clock is that of its frames
 	}
 	late := bus.pipe.Source(bus.lossName(), 4)
-	return t, []reader{{"j1939 " + bus.Bus, every(time.Second, func() { t.tell(bus.clock.Boot(), late) })}}
+	return t, []reader{{"j1939 " + bus.Bus, bus.often(time.Second, func() { t.tell(bus.clock.Boot(), late) })}}
 }

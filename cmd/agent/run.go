@@ -76,6 +76,8 @@ type agent struct {
 	uplink   *uplink.Uplink  // nil: record only
 	commands *command.Runner // nil: nobody can send any
 	levels   *logLevel       // with commands
+	power    *powerControl   // nil: always on
+	sleeps   atomic.Int64    // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
 	damage   *damageLedger
 	evicts   *evictions
 
@@ -106,6 +108,9 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (e
 		return err
 	}
 	if err := a.openUplink(); err != nil {
+		return err
+	}
+	if err := a.openPower(); err != nil {
 		return err
 	}
 	readers := a.readers()
@@ -139,6 +144,11 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		clockStage.start(failed, "clock", a.keepTime())
 		clockStage.start(failed, "clock steps", a.watchSteps)
 	}
+	if a.power != nil {
+		for _, task := range a.power.tasks() {
+			commandStage.start(failed, task.name, task.run)
+		}
+	}
 	if a.commands != nil {
 		commandStage.start(failed, "commands", a.commands.Run)
 	}
@@ -146,7 +156,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
 	}
-	uplinkStage.start(failed, "queue", every(10*time.Second, func() {
+	uplinkStage.start(failed, "queue", a.often(10*time.Second, func() {
 		if a.uplink != nil {
 			a.keepReleases()
 		}
@@ -172,7 +182,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		a.levels.stop()
 	}
 	pipeStage.stop()
-	if a.uplink != nil {
+	if a.uplink != nil && !a.quiet() {
 		a.drain(ctx)
 	}
 	uplinkStage.stop()
@@ -343,16 +353,20 @@ func (a *agent) openPipeline() error {
 	return nil
 }
 
-// every makes a task of something that is done again and again.
-func every(d time.Duration, do func()) func(context.Context) error {
+// often makes a task of something that is done again and again, more rarely while the vehicle is quiet.
+func (a *agent) often(d time.Duration, do func()) func(context.Context) error {
 	return func(ctx context.Context) error {
-		tick := time.NewTicker(d)
-		defer tick.Stop()
 		for {
+			pause := d
+			if a.quiet() {
+				pause = max(d, sparse)
+			}
+			timer := time.NewTimer(pause)
 			select {
 			case <-ctx.Done():
+				timer.Stop()
 				return nil
-			case <-tick.C:
+			case <-timer.C:
 				do()
 			}
 		}

@@ -35,6 +35,7 @@ type settings struct {
 	Queue          queueSettings
 	Uplink         uplinkSettings
 	Commands       commandSettings
+	Power          *powerSettings // nil: it is always on
 	MetricsListen  string
 	LogTime        bool // replays whose own stamps are the clock
 }
@@ -143,6 +144,7 @@ func check(d *document) (*settings, error) {
 	c.queue(s)
 	c.uplink(s)
 	c.commands(s)
+	c.power(s)
 	if len(c.list) > 0 {
 		slices.SortStableFunc(c.list, func(a, b problem) int { return a.Line - b.Line })
 		return nil, &problems{d.file, c.list}

@@ -101,7 +101,9 @@ func (a *agent) registerClock() error {
 
 // readClock tells the timekeeper what the system's clocks say.
 func (a *agent) readClock() {
-	a.times.System(clock.Read())
+	r := clock.Read()
+	a.slept(r.Boot, r.Mono)
+	a.times.System(r)
 	if a.times.Keeper().Denied() {
 		a.alarms.Raise("clock.contradicted", "the system's clock claims to be synchronised, and GPS contradicts it: samples follow GPS; look at the NTP servers of this vehicle, or for a receiver that is being deceived")
 	} else {
@@ -114,7 +116,7 @@ func (a *agent) keepTime() func(context.Context) error {
 	source := a.pipe.Source("agent", 4)
 	return func(ctx context.Context) error {
 		defer func() { a.times.Save(a.clock.Boot(), true) }()
-		return every(clockEvery, func() {
+		return a.often(clockEvery, func() {
 			a.readClock()
 			chunk := source.Chunk()
 			chunk.Samples = a.appendClock(chunk.Samples)

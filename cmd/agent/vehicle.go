@@ -25,6 +25,7 @@ type vehicle struct {
 	receivers []gps.IDs       // by receiver, in the order of settings.GPS
 	gates     []*positionGate // likewise; nil where the position does not wait for an event
 	available int             // signals that could be chosen
+	parking   *parking        // with power: in the configuration
 	warnings  []string        // of the DBC files, FILE:LINE: text
 }
 
@@ -66,6 +67,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 	if err := v.watchPower(s, subscribable, names); err != nil {
 		return nil, err
 	}
+	if err := v.watchParking(s, subscribable, names); err != nil {
+		return nil, err
+	}
 	for _, receiver := range s.GPS {
 		available = append(available, gps.Signals(receiver.Name)...)
 	}
@@ -79,7 +83,8 @@ func newVehicle(s *settings) (*vehicle, error) {
 		Name: alarmSignal, Type: telemetrypb.ValueType_VALUE_TYPE_STRING, Source: "agent",
 		Comment: "a condition that a person should know of: NAME: text when raised, NAME when cleared",
 	})
-	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, recordCollect(s.CAN)...)
+	available = append(available, s.powerSignals()...)
+	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}, {Match: powerSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, recordCollect(s.CAN)...)
 	collect = append(collect, s.Collect...)
 	var err error
 	if v.selection, err = pipeline.Choose(available, collect, s.Rules...); err != nil {

@@ -187,6 +187,7 @@ func samples(t testing.TB, db, glob string) []row {
 type listing struct {
 	Devices []struct {
 		Device string `json:"device"`
+		Online bool   `json:"online"`
 		Lanes  []struct {
 			Lane     string `json:"lane"`
 			Epoch    string `json:"epoch"`
