@@ -45,7 +45,7 @@ FILE:LINE: key: what is wrong; what to do. Exit code 0: good; 1: it cannot be us
 			}
 			hash := v.selection.Hash()
 			_, err = fmt.Fprintf(out, "%s: good: device %s, %d CAN buses, %d receivers, %d signals of %d, %d rules, catalogue %x\n",
-				file, s.Device, len(s.CAN), len(s.GPS), v.selection.Len()-1-len(s.Rules), v.available, len(s.Rules), hash[:8])
+				file, s.Device, len(s.CAN), len(s.GPS), v.selection.Len()-v.own-len(s.Rules), v.available, len(s.Rules), hash[:8])
 			for _, line := range v.polls() {
 				if err == nil {
 					_, err = fmt.Fprintln(out, line)

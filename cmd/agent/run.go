@@ -123,7 +123,7 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (e
 		log.Warn("DBC", "at", w)
 	}
 	log.Info("running", "version", firmware.Current().Version, "device", s.Device, "epoch", fmt.Sprintf("%016x", a.queue.Epoch()),
-		"boot", clock.FormatBootID(a.boot.ID), "boots", a.boot.Count, "signals", v.selection.Len()-1-len(s.Rules), "of", v.available)
+		"boot", clock.FormatBootID(a.boot.ID), "boots", a.boot.Count, "signals", v.selection.Len()-v.own-len(s.Rules), "of", v.available)
 	return a.runTasks(ctx, readers)
 }
 

@@ -25,6 +25,7 @@ type vehicle struct {
 	receivers []gps.IDs       // by receiver, in the order of settings.GPS
 	gates     []*positionGate // likewise; nil where the position does not wait for an event
 	available int             // signals that could be chosen
+	own       int             // the agent's own, which are collected in any case
 	parking   *parking        // with power: in the configuration
 	warnings  []string        // of the DBC files, FILE:LINE: text
 }
@@ -83,8 +84,13 @@ func newVehicle(s *settings) (*vehicle, error) {
 		Name: alarmSignal, Type: telemetrypb.ValueType_VALUE_TYPE_STRING, Source: "agent",
 		Comment: "a condition that a person should know of: NAME: text when raised, NAME when cleared",
 	})
-	available = append(available, s.powerSignals()...)
-	collect := append([]pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}, {Match: powerSignal, Lane: telemetrypb.Lane_LANE_EVENT}}, recordCollect(s.CAN)...)
+	own := []pipeline.Collect{{Match: alarmSignal, Lane: telemetrypb.Lane_LANE_EVENT}}
+	for _, signal := range s.powerSignals() {
+		available = append(available, signal)
+		own = append(own, pipeline.Collect{Match: signal.Name, Lane: telemetrypb.Lane_LANE_EVENT})
+	}
+	v.own = len(own)
+	collect := append(own, recordCollect(s.CAN)...)
 	collect = append(collect, s.Collect...)
 	var err error
 	if v.selection, err = pipeline.Choose(available, collect, s.Rules...); err != nil {
