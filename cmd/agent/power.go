@@ -29,6 +29,9 @@ const (
 // suspended is how long the computer must have slept for connections to be taken for dead.
 const suspended = 10 * time.Second
 
+// sleepUnknown is agent.sleeps before the first reading. The gap itself may be 0: a computer that never slept.
+const sleepUnknown = math.MinInt64
+
 // sparse is how often work that nobody waits for is done while the vehicle is quiet.
 const sparse = time.Minute
 
@@ -286,12 +289,16 @@ func (c *powerControl) tasks() []reader {
 
 // slept notices a suspend between two readings of the clocks: the broker has long closed the connection, and TCP would find out in a
 // minute of its own time.
-func (a *agent) slept(boot, mono int64) {
+func (a *agent) slept(boot, mono int64) (long bool) {
 	gap := boot - mono
 	before := a.sleeps.Swap(gap)
-	if before == 0 || gap-before < int64(suspended) || a.uplink == nil {
-		return
+	return before != sleepUnknown && gap-before >= int64(suspended)
+}
+
+// renew begins anew what a suspend has cut.
+func (a *agent) renew() {
+	a.log.Info("the computer was suspended: connections are made anew")
+	if a.uplink != nil {
+		a.uplink.Renew()
 	}
-	a.log.Info("the computer was suspended", "for", time.Duration(gap-before).Round(time.Second))
-	a.uplink.Renew()
 }

@@ -149,3 +149,25 @@ collect: {signals: [{match: '*'}]}
 		t.Error(text)
 	}
 }
+
+// TestSuspendIsNoticed: CLOCK_BOOTTIME runs on in a suspend, CLOCK_MONOTONIC does not.
+func TestSuspendIsNoticed(t *testing.T) {
+	a := &agent{}
+	a.sleeps.Store(sleepUnknown)
+	const s = int64(time.Second)
+	for _, one := range []struct {
+		boot, mono int64
+		want       bool
+	}{
+		{100 * s, 100 * s, false}, {200 * s, 200 * s, false}, {300 * s, 295 * s, false}, {320 * s, 306 * s, false}, {330 * s, 306 * s, true}, {9000 * s, 310 * s, true}, {9005 * s, 315 * s, false},
+	} {
+		if got := a.slept(one.boot, one.mono); got != one.want {
+			t.Errorf("at %d s, %d s of it awake: %v", one.boot/s, one.mono/s, got)
+		}
+	}
+	b := &agent{}
+	b.sleeps.Store(sleepUnknown)
+	if b.slept(9000*s, 10*s) {
+		t.Error("a suspend before the agent's start counts")
+	}
+}

@@ -88,6 +88,7 @@ type agent struct {
 func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (err error) {
 	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{}}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.sleeps.Store(sleepUnknown)
 	if s.LogTime {
 		a.logClock = &clock.Log{}
 		a.clock = a.logClock

@@ -102,7 +102,9 @@ func (a *agent) registerClock() error {
 // readClock tells the timekeeper what the system's clocks say.
 func (a *agent) readClock() {
 	r := clock.Read()
-	a.slept(r.Boot, r.Mono)
+	if a.slept(r.Boot, r.Mono) {
+		a.renew()
+	}
 	a.times.System(r)
 	if a.times.Keeper().Denied() {
 		a.alarms.Raise("clock.contradicted", "the system's clock claims to be synchronised, and GPS contradicts it: samples follow GPS; look at the NTP servers of this vehicle, or for a receiver that is being deceived")
