@@ -70,8 +70,8 @@ func TestParked(t *testing.T) {
 		}
 		return list
 	}
-	if got := states(); len(got) != 1 || got[0] != "2" {
-		t.Errorf("before the silence the store was told %v", got)
+	if got := strings.Join(states(), " "); got != "2" && got != "2 3" { // the goodbye may overtake the last one
+		t.Errorf("before the silence the store was told %q", got)
 	}
 	accepted, passed := proxy.Accepted(), proxy.Passed()
 	time.Sleep(6 * time.Second) // three keep-alives, six retries

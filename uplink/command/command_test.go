@@ -432,9 +432,16 @@ func TestALostLedgerAcceptsNoReplay(t *testing.T) {
 			data, _ := os.ReadFile(file)
 			_ = os.WriteFile(file, data[:len(data)-9], 0o600)
 		}},
+		{"unreadable", func(c *car) {
+			file := filepath.Join(c.dir, ledgerFile)
+			_ = os.Remove(file)
+			_ = os.Mkdir(file, 0o700) // a read of it fails, and so does a write until it is gone
+			write := c.o.Write
+			c.o.Write = func(path string, data []byte) error { _ = os.Remove(path); return write(path, data) }
+		}},
 		{"empty", func(c *car) { _ = os.WriteFile(filepath.Join(c.dir, ledgerFile), nil, 0o600) }},
 		{"an older copy beside a new queue", func(c *car) {
-			l, _, _ := openLedger(c.dir, 7, c.o.Write)
+			l, _ := openLedger(c.dir, 7, c.o.Write)
 			_ = l.change(func(p *page) { p.Last, p.Entries = nil, nil })
 			c.o.Epoch = 8
 		}},
@@ -639,10 +646,7 @@ func FuzzOpen(f *testing.F) {
 
 func FuzzLedger(f *testing.F) {
 	dir := f.TempDir()
-	l, _, err := openLedger(dir, 1, func(path string, data []byte) error { return os.WriteFile(path, data, 0o600) })
-	if err != nil {
-		f.Fatal(err)
-	}
+	l, _ := openLedger(dir, 1, func(path string, data []byte) error { return os.WriteFile(path, data, 0o600) })
 	if err := l.take(entry{Key: "0102030405060708", Counter: 3, ID: "a", State: Accepted, BootID: strings.Repeat("09", 16)}); err != nil {
 		f.Fatal(err)
 	}

@@ -84,18 +84,19 @@ const ledgerHead = "waybill-commands 1 %08x\n"
 // errLedger: the file is not what was written.
 var errLedger = errors.New("not a ledger of commands, or damaged")
 
-// openLedger reads the ledger of a folder. One that is not there, is damaged, or was kept beside another queue cannot say what was taken: the
+// openLedger reads the ledger of a folder. One that is not there, cannot be read, or was kept beside another queue cannot say what was taken: the
 // warning says so, and Born is to be set anew. A sound one's counters hold all the same.
-func openLedger(dir string, epoch uint64, write func(string, []byte) error) (l *ledger, warning error, err error) {
+func openLedger(dir string, epoch uint64, write func(string, []byte) error) (l *ledger, warning error) {
 	l = &ledger{path: filepath.Join(dir, ledgerFile), write: write}
 	name := fmt.Sprintf("%016x", epoch)
 	data, err := os.ReadFile(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, nil, err
 	default:
-		if l.page, err = parseLedger(data); err != nil {
+		if err == nil {
+			l.page, err = parseLedger(data)
+		}
+		if err != nil {
 			l.page, warning = page{}, fmt.Errorf("%s: %w; commands that were issued before now are refused", l.path, err)
 		} else if l.page.Epoch != name {
 			l.page.Born = 0
@@ -106,7 +107,7 @@ func openLedger(dir string, epoch uint64, write func(string, []byte) error) (l *
 	if l.page.Last == nil {
 		l.page.Last = map[string]uint64{}
 	}
-	return l, warning, nil
+	return l, warning
 }
 
 func parseLedger(data []byte) (p page, err error) {

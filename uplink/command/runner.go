@@ -42,9 +42,7 @@ func New(o Options) (r *Runner, warning error, err error) {
 		o: o, handlers: handlers, inbox: make(chan []byte, waiting), finished: make(chan entry, together),
 		taking: bucket{burst: takeBurst, every: takeEvery}, refusing: bucket{burst: refuseBurst, every: refuseEvery},
 	}
-	if r.ledger, warning, err = openLedger(o.Dir, o.Epoch, o.Write); err != nil {
-		return nil, nil, fmt.Errorf("ledger of commands: %w", err)
-	}
+	r.ledger, warning = openLedger(o.Dir, o.Epoch, o.Write)
 	if err := r.register(); err != nil {
 		return nil, nil, err
 	}
