@@ -84,6 +84,7 @@ type Damage struct {
 	First   int64   // CLOCK_BOOTTIME ns bounds of the samples, 0 = unknown
 	Last    int64
 	Journal bool   // a part of a batch that was not sealed
+	Saved   bool   // nothing is lost: all of it was found without the damaged structure
 	File    string // the segment, relative to the folder
 	Aside   string // where the bytes were kept, relative to the folder; empty = not kept
 	Reason  string

@@ -282,13 +282,11 @@ func (l *lane) voidLocked(seq uint64) {
 
 // tailFor gives the lane's tail with room for need bytes.
 func (q *Queue) tailFor(l Lane, need int64) (*tail, error) {
-	rolled := false
 	if t := q.tails[l]; t != nil {
 		if t.used+need <= q.o.SegmentBytes && len(t.seg.index) < maxBatches {
 			return t, nil
 		}
 		q.closeTail(l, nil)
-		rolled = true
 	}
 	q.mu.Lock()
 	ln := &q.lanes[l]
@@ -305,11 +303,10 @@ func (q *Queue) tailFor(l Lane, need int64) (*tail, error) {
 	q.mu.Lock()
 	ln.segments = append(ln.segments, t.seg)
 	q.mu.Unlock()
-	if rolled {
-		// What meta says of closed segments saves reading them at the next Open; it must not fail the commit.
-		if err := q.writeMeta(nil, false); err != nil {
-			q.log.Warn("queue: writing meta", "err", err)
-		}
+	// What meta says of closed segments saves reading them at the next Open, and that it names the new one shows when that
+	// is gone with all that was in it. It must not fail the commit.
+	if err := q.writeMeta(nil, false); err != nil {
+		q.log.Warn("queue: writing meta", "err", err)
 	}
 	return t, nil
 }

@@ -270,7 +270,7 @@ func TestDamage(t *testing.T) {
 		},
 		"one meta page of the newest segment": {
 			break_: func(f map[string][]byte) { f[newest][4096+20] ^= 1 },
-			lost:   func(n int) bool { return n <= 1 }, newEpoch: true, reason: "meta pages",
+			lost:   func(n int) bool { return n == 0 }, newEpoch: true, reason: "is damaged",
 		},
 		"the middle segment cut in half": {
 			break_: func(f map[string][]byte) { f[middle] = f[middle][:len(f[middle])/2] },

@@ -18,9 +18,9 @@ type contents struct {
 	head     segmentHead
 	salvaged bool // found record by record; damage says why
 	damage   string
-	provable bool // the newest commit that was confirmed is surely there
 
-	first, last uint64 // commits
+	first, last uint64 // commits that count
+	end         uint64 // the last one in the file
 	batches     []placed
 	journal     []journaled
 	released    [laneCount + 1]ranges.Set
@@ -41,12 +41,24 @@ func isDamage(err error) bool {
 	return errors.Is(err, boltfile.ErrDamaged) || errors.Is(err, errRecord) || errors.Is(err, syscall.EIO)
 }
 
+// wanted says which segment is to be read, and what of it counts.
+type wanted struct {
+	lane     Lane
+	number   uint64
+	last     uint64                  // commits above it do not count; 0 = all do
+	salvaged bool                    // its structure is known to be damaged: record by record
+	ours     func(epoch uint64) bool // nil = every epoch is
+}
+
+// isOurs says whether records of an epoch are this queue's.
+func (w *wanted) isOurs(epoch uint64) bool { return w.ours == nil || w.ours(epoch) }
+
 // loadSegment reads what a segment holds, from the names of its buckets; batches are looked at when they are needed.
-// Commits above last do not count (0 = all do). A damaged one is salvaged: then contents.salvaged is set and err is nil. One that is written to by another
+// A damaged one is salvaged: then contents.salvaged is set and err is nil. One that is written to by another
 // process, which commits about once a second, is read again until it holds still.
-func loadSegment(path string, lane Lane, number, last uint64) (c *contents, err error) {
+func loadSegment(path string, w wanted) (c *contents, err error) {
 	for range 100 {
-		if c, err = loadOnce(path, lane, number, last); !errors.Is(err, errMoved) {
+		if c, err = loadOnce(path, w); !errors.Is(err, errMoved) {
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -54,7 +66,7 @@ func loadSegment(path string, lane Lane, number, last uint64) (c *contents, err 
 	return c, err
 }
 
-func loadOnce(path string, lane Lane, number, last uint64) (*contents, error) {
+func loadOnce(path string, w wanted) (*contents, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -64,21 +76,27 @@ func loadOnce(path string, lane Lane, number, last uint64) (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := walkSegment(f, info.Size(), lane, number, last)
+	if w.salvaged {
+		return salvage(f, info.Size(), w, "")
+	}
+	c, err := walkSegment(f, info.Size(), w)
 	if err == nil || !isDamage(err) {
 		return c, err
 	}
-	return salvage(f, info.Size(), lane, number, last, err.Error())
+	return salvage(f, info.Size(), w, err.Error())
 }
 
 // walkSegment reads a segment by its structure. errMoved: again.
-func walkSegment(f io.ReaderAt, size int64, lane Lane, number, last uint64) (*contents, error) {
+func walkSegment(f io.ReaderAt, size int64, w wanted) (*contents, error) {
 	snap, err := boltfile.Open(f, size)
 	if err != nil {
 		return nil, err
 	}
-	c := &contents{provable: snap.BothMetas}
-	err = c.walk(snap, last)
+	if !snap.BothMetas { // the newest commit may be gone, or only the way to it
+		return nil, fmt.Errorf("%w: one of the two meta pages", errRecord)
+	}
+	c := &contents{}
+	err = c.walk(snap, w.last)
 	if err != nil && !errors.Is(err, ErrNewerFormat) && snap.Moved() {
 		return nil, errMoved
 	}
@@ -88,8 +106,15 @@ func walkSegment(f io.ReaderAt, size int64, lane Lane, number, last uint64) (*co
 	if err != nil {
 		return nil, err
 	}
-	if c.head.Lane != lane || c.head.Number != number {
+	if c.head.Lane != w.lane || c.head.Number != w.number {
 		return nil, fmt.Errorf("%w: the file calls itself segment %d of lane %s", errRecord, c.head.Number, c.head.Lane)
+	}
+	if !w.isOurs(c.head.Epoch) {
+		return nil, fmt.Errorf("%w: the file is of epoch %016x, which is none of this queue's", errRecord, c.head.Epoch)
+	}
+	// The head is transaction 2, and each commit is one more: a page that stands in for a newer one shows here.
+	if commits := snap.Transaction() - 2; c.end-c.first+1 != commits {
+		return nil, fmt.Errorf("%w: %d commits where there were %d", errRecord, c.end-c.first+1, commits)
 	}
 	return c, nil
 }
@@ -123,13 +148,41 @@ func (c *contents) walk(snap *boltfile.Snapshot, last uint64) error {
 		return fmt.Errorf("%w: no segment head", errRecord)
 	}
 	c.first = c.head.First
-	if last != 0 {
-		c.last = min(c.last, last)
-	}
 	if c.last == 0 {
 		c.last = c.first - 1 // none yet
 	}
+	c.end = c.last
+	if last != 0 {
+		c.last = min(c.last, last)
+	}
 	return err
+}
+
+// readSegmentHead reads only a segment's head.
+func readSegmentHead(path string) (segmentHead, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return segmentHead{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return segmentHead{}, err
+	}
+	snap, err := boltfile.Open(f, info.Size())
+	if err != nil {
+		return segmentHead{}, err
+	}
+	b, _, ok, err := snap.Bucket(segmentName)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: no segment head", errRecord)
+	}
+	if err != nil {
+		return segmentHead{}, err
+	}
+	var c contents
+	err = c.readHead(snap, b)
+	return c.head, err
 }
 
 func (c *contents) readHead(snap *boltfile.Snapshot, b boltfile.Bucket) error {

@@ -25,6 +25,8 @@ type opening struct {
 	heads   []segmentHead // of the segments that were read
 	empty   bool          // there was nothing at all
 	temps   []string      // leftovers to remove
+
+	journalGone [laneCount + 1][]Damage // entries that meta knows and that are not there
 }
 
 type placedJournal struct {
@@ -85,6 +87,9 @@ func makeFolder(dir string) error {
 func (q *Queue) open() error {
 	op := &opening{q: q}
 	if err := op.readMeta(); err != nil {
+		return err
+	}
+	if err := op.checkMeta(); err != nil {
 		return err
 	}
 	for _, l := range Lanes() { // all of them first: a commit of one lane may tell what was released in another
@@ -151,6 +156,40 @@ func (op *opening) readMeta() error {
 	return nil
 }
 
+// checkMeta takes a meta file that knows the epoch of none of the segments as another queue's. A single segment that it
+// does not know is that segment's fault.
+func (op *opening) checkMeta() error {
+	if op.meta == nil {
+		return nil
+	}
+	ours, stranger := op.ours(), false
+	for _, l := range Lanes() {
+		numbers, err := op.list(l)
+		if err != nil {
+			return err
+		}
+		for i, number := range numbers {
+			if i != 0 && i != len(numbers)-1 {
+				continue
+			}
+			head, err := readSegmentHead(filepath.Join(op.q.dir, l.String(), segmentFile(number)))
+			switch {
+			case err != nil: // dealt with when the segment is read
+			case ours(head.Epoch):
+				return nil
+			default:
+				stranger = true
+			}
+		}
+	}
+	if stranger {
+		op.suspect("meta is another queue's")
+		op.q.log.Error("queue: meta knows none of the segments", "epoch", op.meta.Epochs[len(op.meta.Epochs)-1].Epoch)
+		op.meta, op.q.generation, op.q.clean, op.q.lastCommit = nil, 0, false, time.Time{}
+	}
+	return nil
+}
+
 // list gives the segment numbers of a lane's folder, newest first.
 func (op *opening) list(l Lane) ([]uint64, error) {
 	folder := filepath.Join(op.q.dir, l.String())
@@ -165,8 +204,8 @@ func (op *opening) list(l Lane) ([]uint64, error) {
 	for _, n := range names {
 		if number, ok := segmentNumber(n.Name()); ok {
 			numbers = append(numbers, number)
-		} else if strings.HasSuffix(n.Name(), tmpSuffix) {
-			op.temps = append(op.temps, filepath.Join(folder, n.Name()))
+		} else if path := filepath.Join(folder, n.Name()); strings.HasSuffix(path, tmpSuffix) && !slices.Contains(op.temps, path) {
+			op.temps = append(op.temps, path)
 		}
 	}
 	slices.Sort(numbers)
@@ -247,10 +286,14 @@ func (op *opening) missing(l Lane, s metaSegment, newest bool) {
 	if op.q.o.ReadOnly {
 		return // the live process has removed it meanwhile
 	}
-	op.damage = append(op.damage, Damage{
-		Lane: l, Epoch: s.Epoch, Seqs: s.Stored.Clone(), First: s.FirstTime, Last: s.LastTime, File: seg.file(),
-		Reason: "the segment is missing",
-	})
+	lost := *seg
+	lost.stored, lost.journal = nil, nil
+	op.gone(&lost, Damage{First: s.FirstTime, Last: s.LastTime, Reason: "the segment is missing"}, s.Stored, s.Journal)
+	if !s.Closed {
+		op.damage = append(op.damage, Damage{
+			Lane: l, Epoch: s.Epoch, File: seg.file(), Reason: "the segment is missing, with what was appended after meta was written",
+		})
+	}
 }
 
 // readSegment reads a segment from end to end and compares it with what meta says of it; nil = it has just gone.
@@ -259,11 +302,14 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 	seg := &segment{
 		lane: l, number: number, closed: true, path: filepath.Join(q.dir, l.String(), segmentFile(number)), index: []entry{},
 	}
-	var last uint64
-	if known != nil && known.Closed {
-		last = known.Last
+	w := wanted{lane: l, number: number, ours: op.ours()}
+	if known != nil {
+		w.salvaged = known.Salvaged
+		if known.Closed {
+			w.last = known.Last
+		}
 	}
-	c, err := loadSegment(seg.path, l, number, last)
+	c, err := loadSegment(seg.path, w)
 	if lost, ok := unreadable(err); ok {
 		c, err = lost, nil
 	}
@@ -300,19 +346,20 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 
 // judge compares a segment that was read with what meta knew, and notes what is gone.
 func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest bool) {
-	d := Damage{Lane: seg.lane, Epoch: seg.epoch, File: seg.file()}
 	// Of a segment that was closed when meta was written, meta knows every number: its damage costs batches, no epoch.
-	tail := newest && (known == nil || !known.Closed)
+	// One that meta has seen go may come back after a power cut; nothing in it is needed.
+	closed := known != nil && known.Closed
+	removed := known == nil && op.meta != nil && seg.number < op.meta.Lanes[seg.lane].NextSegment
+	tail := newest && !closed && !removed
+	var reason string
 	if c.salvaged && (known == nil || !known.Salvaged) {
-		d.Reason = "damaged segment, read record by record: " + c.damage
+		reason = "damaged segment, read record by record: " + c.damage
 		if tail {
 			op.suspect("segment %s is damaged", seg.file())
 		}
-	} else if tail && !c.provable {
-		op.suspect("segment %s: one of its two meta pages is damaged", seg.file())
 	}
 	if known != nil && seg.last < known.Last && !c.salvaged {
-		d.Reason = cmp.Or(d.Reason, fmt.Sprintf("the segment ends at commit %d, meta has seen %d", seg.last, known.Last))
+		reason = fmt.Sprintf("the segment ends at commit %d, meta has seen %d", seg.last, known.Last)
 		if newest {
 			op.suspect("segment %s is older than meta", seg.file())
 		}
@@ -322,15 +369,29 @@ func (op *opening) judge(seg *segment, c *contents, known *metaSegment, newest b
 		op.suspect("meta is older than segment %s", seg.file())
 	}
 	if known != nil {
-		gone := known.Stored.Clone()
-		gone.RemoveSet(seg.stored)
-		if len(gone) > 0 {
-			d.Seqs = gone
-			d.Reason = cmp.Or(d.Reason, "batches that meta knows are not in the segment")
-		}
-		d.First, d.Last = known.FirstTime, known.LastTime
+		d := Damage{First: known.FirstTime, Last: known.LastTime, Reason: cmp.Or(reason, "batches that meta knows are not in the segment")}
+		op.gone(seg, d, known.Stored, known.Journal)
 	}
-	if d.Reason != "" {
+	if reason != "" {
+		op.damage = append(op.damage, Damage{
+			Lane: seg.lane, Epoch: seg.epoch, File: seg.file(), Reason: reason, Saved: closed || removed,
+		})
+	}
+}
+
+// gone notes what of a segment is not there, of the batches and journal entries that meta knows.
+func (op *opening) gone(seg *segment, d Damage, stored, journal ranges.Set) {
+	d.Lane, d.Epoch, d.File = seg.lane, seg.epoch, seg.file()
+	batches := stored.Clone()
+	batches.RemoveSet(seg.stored)
+	if len(batches) > 0 {
+		d.Seqs = batches
 		op.damage = append(op.damage, d)
+	}
+	entries := journal.Clone()
+	entries.RemoveSet(seg.journal)
+	if len(entries) > 0 {
+		d.Seqs, d.Journal, d.First, d.Last = entries, true, 0, 0
+		op.journalGone[seg.lane] = append(op.journalGone[seg.lane], d)
 	}
 }

@@ -34,6 +34,7 @@ type Queue struct {
 	clean      bool
 	lanes      [laneCount + 1]lane
 	epochs     []epochStart // the last one is the current
+	sure       bool         // meta was whole at Open: there are no epochs but these
 	hasParent  bool
 	parent     Parent
 	recovered  []JournalEntry

@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,14 @@ func (q *Queue) Next(l Lane, from uint64) (Record, error) {
 		}
 		if !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
 			return Record{}, fmt.Errorf("queue: reading batch %d of %s: %w", e.seq, seg.file(), err)
+		}
+		if h.Kind != 0 && !errors.Is(err, fs.ErrNotExist) {
+			if h, body, ok := anotherCopy(seg.path, l, e); ok {
+				q.log.Warn("queue: a damaged batch, read from an earlier copy of its page", "file", seg.file(), "seq", e.seq)
+				return Record{
+					Lane: l, Seq: h.Seq, Epoch: h.Epoch, Samples: h.Samples, First: h.First, Last: h.Last, Bytes: body,
+				}, nil
+			}
 		}
 		q.bad(seg, e, h, body, err)
 	}
@@ -81,7 +90,7 @@ func (q *Queue) pick(l Lane, from uint64) (*segment, entry, error) {
 
 // loadIndex brings a closed segment's index into memory.
 func (q *Queue) loadIndex(seg *segment, last uint64) error {
-	c, err := loadSegment(seg.path, seg.lane, seg.number, last)
+	c, err := loadSegment(seg.path, q.wanted(seg, last))
 	if lost, ok := unreadable(err); ok {
 		c, err = lost, nil
 	}
@@ -114,18 +123,26 @@ func (q *Queue) useIndex(seg *segment, c *contents) {
 	gone.RemoveSet(found.stored)
 	gone.RemoveSet(q.lanes[seg.lane].released)
 	seg.index = found.index
+	news := c.salvaged && !seg.salvaged
 	seg.salvaged = seg.salvaged || c.salvaged
 	q.forgetLocked(seg)
 	q.loaded = append(q.loaded, seg)
 	q.trimLoadedLocked()
 	q.mu.Unlock()
-	if c.salvaged || len(gone) > 0 {
-		reason := c.damage
-		if !c.salvaged {
-			reason = "batches are not in their segment"
-		}
-		q.lose(seg, gone, Damage{Reason: reason})
+	if news || len(gone) > 0 {
+		q.lose(seg, gone, Damage{Reason: cmp.Or(c.damage, "batches are not in their segment"), Saved: len(gone) == 0})
 	}
+}
+
+// wanted names a segment to be read again, as far as this queue has confirmed it.
+func (q *Queue) wanted(seg *segment, last uint64) wanted {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w := wanted{lane: seg.lane, number: seg.number, last: last, salvaged: seg.salvaged}
+	if q.sure {
+		w.ours = among(q.epochs)
+	}
+	return w
 }
 
 // again says whether a batch that could not be read is worth a second look: it lies in a file that is written to, by
@@ -165,7 +182,7 @@ func (q *Queue) bad(seg *segment, e entry, h header, value []byte, why error) {
 		q.mu.Lock() // the live process has sent and removed it
 		q.releaseLocked(seg.lane, one[0])
 		q.mu.Unlock()
-	case h.Kind != 0 || seg.salvaged || q.o.ReadOnly:
+	case h.Kind != 0 || seg.salvaged:
 		d := Damage{Reason: why.Error()}
 		if h.Kind != 0 {
 			d.Samples, d.First, d.Last = uint64(h.Samples), h.First, h.Last
@@ -188,7 +205,7 @@ func (q *Queue) search(seg *segment, why error) {
 	q.mu.Lock()
 	last := seg.last
 	q.mu.Unlock()
-	c, err := salvageFile(seg.path, seg.lane, seg.number, last, why.Error())
+	c, err := salvageFile(seg.path, q.wanted(seg, last), why.Error())
 	q.commitMu.Unlock()
 	if err != nil {
 		c = &contents{salvaged: true, damage: errors.Join(why, err).Error()}

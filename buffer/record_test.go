@@ -128,7 +128,7 @@ func FuzzSalvage(f *testing.F) {
 	f.Add(append(append([]byte("xxWBR1"), one...), two...))
 	f.Add(two[:len(two)-3])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := salvage(bytes.NewReader(b), int64(len(b)), Event, 1, 0, "fuzz")
+		c, err := salvage(bytes.NewReader(b), int64(len(b)), wanted{lane: Event, number: 1}, "fuzz")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func FuzzSegment(f *testing.F) {
 		}
 		b = bytes.Clone(b)
 		b[int(at)%len(b)] ^= x
-		c, err := walkSegment(bytes.NewReader(b), int64(len(b)), Event, 0, 0)
+		c, err := walkSegment(bytes.NewReader(b), int64(len(b)), wanted{lane: Event})
 		if err != nil {
 			if !isDamage(err) && !errors.Is(err, ErrNewerFormat) {
 				t.Errorf("%v: neither damage nor a newer format", err)

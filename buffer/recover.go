@@ -18,7 +18,7 @@ func (op *opening) settle() error {
 		q.generation = max(q.generation, h.Generation) // a new meta is newer than every segment
 	}
 	if op.meta != nil {
-		q.epochs = op.meta.Epochs
+		q.epochs, q.sure = op.meta.Epochs, true
 		q.hasParent, q.parent = op.meta.HasParent, op.meta.Parent
 	} else {
 		op.epochsFromSegments()
@@ -100,6 +100,22 @@ func (op *opening) epochsFromSegments() {
 	}
 }
 
+// among says whether an epoch is one of a list.
+func among(list []epochStart) func(epoch uint64) bool {
+	list = slices.Clone(list)
+	return func(epoch uint64) bool {
+		return slices.ContainsFunc(list, func(e epochStart) bool { return e.Epoch == epoch })
+	}
+}
+
+// ours is what a segment's epoch may be: meta, when it is whole, names them all.
+func (op *opening) ours() func(epoch uint64) bool {
+	if op.meta == nil {
+		return nil
+	}
+	return among(op.meta.Epochs)
+}
+
 // recover reads the journal entries that are not void.
 func (op *opening) recover() {
 	q := op.q
@@ -118,7 +134,7 @@ func (op *opening) recover() {
 			}
 			read, err := readJournal(j.seg.path, j.journaled)
 			if err != nil && j.at == 0 {
-				read, err = salvageJournal(j, err)
+				read, err = salvageJournal(j, op.ours(), err)
 			}
 			if err != nil {
 				q.mu.Lock()
@@ -130,11 +146,22 @@ func (op *opening) recover() {
 				})
 			}
 			for _, r := range read {
+				op.noHole(j, entries, r)
 				n := len(entries)
 				for n > 0 && entries[n-1].entry.Seq == j.seq && entries[n-1].part >= r.part {
 					n--
 				}
 				entries = append(entries[:n], r)
+			}
+		}
+		for _, d := range op.journalGone[l] {
+			seqs := ranges.Set(d.Seqs)
+			for _, s := range ln.segments {
+				seqs.RemoveSet(s.stored)
+			}
+			seqs.RemoveSet(ln.released)
+			if d.Seqs = seqs; len(seqs) > 0 {
+				op.damage = append(op.damage, d)
 			}
 		}
 		for _, e := range entries {
@@ -156,10 +183,26 @@ func (op *opening) recover() {
 	}
 }
 
+// noHole reports that the entries between those that were read of a seq so far and one more are not there. A part that
+// was there comes again after a commit that failed, so only what is above all of them tells.
+func (op *opening) noHole(j placedJournal, entries []journalRead, next journalRead) {
+	want := uint32(0)
+	if n := len(entries); n > 0 && entries[n-1].entry.Seq == j.seq {
+		want = entries[n-1].part + 1
+	}
+	if next.part <= want {
+		return
+	}
+	op.damage = append(op.damage, Damage{
+		Lane: j.seg.lane, Epoch: next.entry.Epoch, Seqs: []Range{{First: j.seq, Last: j.seq}}, Journal: true, File: j.seg.file(),
+		Reason: fmt.Sprintf("journal entries %d to %d are not there", want, next.part-1),
+	})
+}
+
 // salvageJournal looks for the journal entries of a seq in a commit that cannot be read by its structure.
-func salvageJournal(j placedJournal, why error) (list []journalRead, err error) {
+func salvageJournal(j placedJournal, ours func(uint64) bool, why error) (list []journalRead, err error) {
 	j.seg.salvaged = true
-	c, err := salvageFile(j.seg.path, j.seg.lane, j.seg.number, 0, "")
+	c, err := salvageFile(j.seg.path, wanted{lane: j.seg.lane, number: j.seg.number, ours: ours}, "")
 	if err != nil {
 		return nil, errors.Join(why, err)
 	}
@@ -227,7 +270,5 @@ func (op *opening) forget() {
 		}
 	}
 	// A segment that is missing or shorter, and of which nothing was needed, is no loss.
-	op.damage = slices.DeleteFunc(op.damage, func(d Damage) bool {
-		return d.Seqs != nil && len(d.Seqs) == 0 && !strings.HasPrefix(d.Reason, "damaged segment")
-	})
+	op.damage = slices.DeleteFunc(op.damage, func(d Damage) bool { return d.Seqs != nil && len(d.Seqs) == 0 })
 }

@@ -10,13 +10,13 @@ import (
 // salvage looks for records at every place of a file, without its structure: each carries its own header with a
 // checksum, its epoch, lane and commit, and lies in one piece. The bytes behind a header are checked when the batch is read.
 // What comes out may include records of a commit that was under way; those are whole and were never sent.
-func salvage(f io.ReaderAt, size int64, lane Lane, number, last uint64, why string) (*contents, error) {
+func salvage(f io.ReaderAt, size int64, w wanted, why string) (*contents, error) {
 	c := &contents{salvaged: true, damage: why}
-	c.head = segmentHead{Lane: lane, Number: number}
+	c.head = segmentHead{Lane: w.lane, Number: w.number}
 	byKey := map[string]int{} // journal: (seq, part) → place in c.journal
 	bySeq := map[uint64]int{}
 	err := scanRecords(f, size, func(h header, at int64, body func() ([]byte, error)) error {
-		if h.Lane != lane || last != 0 && h.Commit > last {
+		if h.Lane != w.lane || !w.isOurs(h.Epoch) || w.last != 0 && h.Commit > w.last {
 			return nil
 		}
 		if c.head.Epoch == 0 {
@@ -49,9 +49,11 @@ func salvage(f io.ReaderAt, size int64, lane Lane, number, last uint64, why stri
 			return nil
 		}
 		key := fmt.Sprint(h.Seq, be.Uint32(b[36:]), h.Commit)
-		if _, there := byKey[key]; !there {
+		if i, there := byKey[key]; !there {
 			byKey[key] = len(c.journal)
 			c.journal = append(c.journal, journaled{seq: h.Seq, commit: h.Commit, at: at})
+		} else if checksum(b) == h.Sum {
+			c.journal[i].at = at
 		}
 		return nil
 	})
@@ -62,8 +64,33 @@ func salvage(f io.ReaderAt, size int64, lane Lane, number, last uint64, why stri
 	return c, nil
 }
 
+// anotherCopy looks for a sound copy of a batch whose bytes are damaged: bbolt copies a page to change it and leaves the
+// one before where it was.
+func anotherCopy(path string, lane Lane, e entry) (found header, bytes []byte, ok bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return found, nil, false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return found, nil, false
+	}
+	_ = scanRecords(f, info.Size(), func(h header, _ int64, body func() ([]byte, error)) error {
+		if ok || h.Kind != kindBatch || h.Lane != lane || h.Seq != e.seq || h.Commit != e.commit {
+			return nil
+		}
+		b, err := body()
+		if err == nil && uint64(len(b)) == uint64(h.Length) && checksum(b) == h.Sum {
+			found, bytes, ok = h, b, true
+		}
+		return nil
+	})
+	return found, bytes, ok
+}
+
 // salvageFile is salvage of a file by its name.
-func salvageFile(path string, lane Lane, number, last uint64, why string) (*contents, error) {
+func salvageFile(path string, w wanted, why string) (*contents, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -73,7 +100,7 @@ func salvageFile(path string, lane Lane, number, last uint64, why string) (*cont
 	if err != nil {
 		return nil, err
 	}
-	return salvage(f, info.Size(), lane, number, last, why)
+	return salvage(f, info.Size(), w, why)
 }
 
 // scanRecords calls each for every header in the file whose checksum is right, in the order of the file.

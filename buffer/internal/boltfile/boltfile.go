@@ -49,14 +49,15 @@ type Snapshot struct {
 	highest uint64 // number of pages in use
 	txid    uint64
 
-	// BothMetas says that both meta pages were whole. A commit writes one of them, so a file whose newest commit was
-	// confirmed has two; with one, the newest may be gone.
+	// BothMetas says that both meta pages were whole and of consecutive transactions. A commit writes one of them, so a
+	// file whose newest commit was confirmed has two; with one, or with an old one, the newest may be gone.
 	BothMetas bool
 }
 
 // Open reads the meta pages.
 func Open(r io.ReaderAt, size int64) (*Snapshot, error) {
 	var best *Snapshot
+	var sum uint64
 	whole := 0
 	for id := range int64(2) {
 		s, err := readMeta(r, size, id)
@@ -67,6 +68,7 @@ func Open(r io.ReaderAt, size int64) (*Snapshot, error) {
 			return nil, err
 		}
 		whole++
+		sum += s.txid
 		if best == nil || s.txid > best.txid {
 			best = s
 		}
@@ -74,7 +76,7 @@ func Open(r io.ReaderAt, size int64) (*Snapshot, error) {
 	if best == nil {
 		return nil, damaged("no meta page is whole")
 	}
-	best.BothMetas = whole == 2
+	best.BothMetas = whole == 2 && sum+1 == 2*best.txid
 	return best, nil
 }
 
@@ -99,6 +101,9 @@ func readMeta(r io.ReaderAt, size, id int64) (*Snapshot, error) {
 	}
 	return &Snapshot{r: r, size: size, root: le.Uint64(m[16:]), highest: le.Uint64(m[40:]), txid: le.Uint64(m[48:])}, nil
 }
+
+// Transaction is the number of the transaction that the snapshot shows; a new file's first one is 2.
+func (s *Snapshot) Transaction() uint64 { return s.txid }
 
 // Moved says whether the file has committed since the snapshot was taken; then a page it read may have been reused.
 func (s *Snapshot) Moved() bool {
