@@ -49,6 +49,23 @@ func lock(dir string, timeout time.Duration) (*os.File, error) {
 	return f, nil
 }
 
+// InUse says whether a process has the queue in a folder open. The answer may be old when it arrives.
+func InUse(dir string) (bool, error) {
+	f, err := os.Open(filepath.Join(dir, lockName))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("queue: %w", err)
+	}
+	defer f.Close() // which gives the lock back
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, os.NewSyscallError("flock", err)
+}
+
 func pidText(text []byte) string {
 	if s := strings.TrimSpace(string(text)); s != "" {
 		return s

@@ -63,6 +63,9 @@ type damageLedger struct {
 }
 
 func (d *damageLedger) add(damage buffer.Damage) {
+	if damage.Saved {
+		return // nothing is lost; the queue has logged it
+	}
 	loss := damageLoss(damage)
 	d.mu.Lock()
 	defer d.mu.Unlock()

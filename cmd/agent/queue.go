@@ -17,7 +17,7 @@ import (
 )
 
 func queueCommand() *cobra.Command {
-	return cli.Group("queue", "Look into a queue folder, live or not, without changing it", queueListCommand(), queueVerifyCommand(), queueExportCommand())
+	return cli.Group("queue", "Look into a queue folder, live or not, without changing it", queueListCommand(), queueVerifyCommand(), queueExportCommand(), queueSalvageCommand())
 }
 
 // oneFolder takes exactly one argument.
@@ -33,10 +33,35 @@ func oneFolder(name string) cobra.PositionalArgs {
 // lookInto opens a queue to be looked at; damage is called for what cannot be read.
 func lookInto(dir string, damage func(buffer.Damage)) (*buffer.Queue, error) {
 	q, err := buffer.Open(dir, buffer.Options{ReadOnly: true, OnDamage: damage})
+	if errors.Is(err, buffer.ErrNewerFormat) {
+		return nil, fmt.Errorf("%w; look at it with the waybill-agent that wrote it, or a newer one", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w; give the folder that holds control, telemetry and the other lanes", err)
 	}
-	return q, nil
+	return q, isQueue(dir)
+}
+
+// isQueue refuses a folder that holds something else: that it has no batches would be true and misleading.
+func isQueue(dir string) error {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if _, err := parseLane(n.Name()); err == nil || n.Name() == "meta" {
+			return nil
+		}
+		if n.Name() == "queue" && n.IsDir() {
+			return fmt.Errorf("%s is no queue folder, but holds one: give %s", dir, filepath.Join(dir, "queue"))
+		}
+	}
+	for _, n := range names {
+		if n.Name() != "lock" && n.Name() != "lost+found" {
+			return fmt.Errorf("%s is no queue folder: it holds %s and neither meta nor a lane", dir, n.Name())
+		}
+	}
+	return nil
 }
 
 // seqRanges prints as [[first,last],…].
@@ -154,6 +179,14 @@ type findingLine struct {
 	Seqs    seqRanges `json:"seqs"`
 	Batches uint64    `json:"batches"`
 	Samples uint64    `json:"samples"`
+	Saved   bool      `json:"saved,omitempty"` // damaged, and all of it was found
+}
+
+func finding(d buffer.Damage) findingLine {
+	return findingLine{
+		Finding: d.Reason, File: d.File, Lane: d.Lane.String(), Epoch: fmt.Sprintf("%016x", d.Epoch), Seqs: d.Seqs,
+		Batches: d.Batches, Samples: d.Samples, Saved: d.Saved,
+	}
 }
 
 func queueVerifyCommand() *cobra.Command {
@@ -165,6 +198,9 @@ and compare it with the place where it stands. Each finding is one JSON object a
 
   {"finding":"damaged record: checksum","file":"telemetry/000000000004.seg","lane":"telemetry","seqs":[[12,12]],…}
   {"verified":117,"bytes":1876992,"findings":1}
+
+A finding with "saved":true costs nothing: the file is damaged and all of its batches were found. One without seqs may cost batches
+that nobody knows of: what was appended last.
 
 Exit 0: all is sound. 3: there are findings. 1: the folder cannot be read.`,
 		Args: oneFolder("queue verify"),
@@ -187,11 +223,7 @@ func verifyQueue(out io.Writer, dir string) (findings int, err error) {
 	var sound, size uint64
 	find := func(d buffer.Damage) {
 		findings++
-		line := findingLine{
-			Finding: d.Reason, File: d.File, Lane: d.Lane.String(), Epoch: fmt.Sprintf("%016x", d.Epoch), Seqs: d.Seqs,
-			Batches: d.Batches, Samples: d.Samples,
-		}
-		if encErr := enc.Encode(line); encErr != nil && err == nil {
+		if encErr := enc.Encode(finding(d)); encErr != nil && err == nil {
 			err = encErr
 		}
 	}
