@@ -106,6 +106,7 @@ func TestFormatDocument(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not in -short: nothing in it depends on the processor")
 	}
+	deps.Watch(t)
 	c := newCorpus(t, 21)
 	comparePython(t, plant(t, c.files), 0)
 
