@@ -122,6 +122,7 @@ type Options struct {
 	QuarantineBytes int64                 // and their bytes at most; default 2 × SegmentBytes
 	KeepReleased    time.Duration         // how long released batches stay, while there is room, for Recall; 0 = not at all; needs Now
 	LockTimeout     time.Duration         // how long Open waits for another process; default 0 = not at all
+	NewEpoch        string                // begin a new epoch, for this reason: the receiver has other bytes under numbers of this one
 	ReadOnly        bool                  // look, without lock and without writing; works on a live queue
 	Rand            io.Reader             // source of epochs; needed, crypto/rand.Reader
 	Now             func() time.Time      // wall time, for the stamp of the last commit; nil = no stamp

@@ -26,6 +26,9 @@ func (op *opening) settle() error {
 	if len(op.reasons) > 0 || op.empty {
 		q.clean = op.empty
 	}
+	if q.o.NewEpoch != "" && !op.empty {
+		op.suspect("%s", q.o.NewEpoch)
+	}
 	if q.o.ReadOnly {
 		if len(q.epochs) == 0 {
 			q.epochs = []epochStart{{}}

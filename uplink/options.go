@@ -75,11 +75,16 @@ type Options struct {
 
 	// OnRejected takes the ledger's entry of batches that the store will never have, before they are released.
 	OnRejected func(*telemetrypb.Loss)
+	// OnConflict is told that the store has given numbers of ours to other bytes: it rejected these very batches for that, or
+	// confirms some of the current epoch that were never committed. The folder was put back to an earlier state, or
+	// another vehicle has this one's identity. It begins a new epoch, and gives what was rejected other names; what it has
+	// dealt with is settled. The rest is parked. nil: what was rejected so is rejected like anything else.
+	OnConflict func(Conflict) (settled bool)
 	// OnWantCatalogue is told of a catalogue that the store misses.
 	OnWantCatalogue func(short [16]byte)
 	// Topics are subscribed to beside the receipts', by what follows wb1/{tenant}/{device}/.
 	Topics []string
-	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left. Like the two above it
+	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left. Like those above it
 	// is called on the goroutine that takes receipts and must not block.
 	OnMessage func(topic string, payload []byte)
 

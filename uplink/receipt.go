@@ -52,6 +52,7 @@ const (
 	stale             // part of it was released meanwhile: it cannot be verified, and need not be
 	elsewhere         // another epoch's
 	unfounded         // it cannot be about our batches
+	unknown           // it is of our epoch, about batches that we never had
 )
 
 // takeRange verifies one range and acts on its verdict. It reports whether the range was believed, or at least was
@@ -73,12 +74,22 @@ func (u *Uplink) takeRange(r *telemetrypb.Receipt, g *telemetrypb.ReceiptRange) 
 	case unfounded:
 		u.dispute(r, g, why)
 		return false
+	case unknown:
+		u.dispute(r, g, why)
+		if g.GetVerdict() == telemetrypb.Verdict_VERDICT_STORED && u.o.OnConflict != nil {
+			u.o.OnConflict(Conflict{Epoch: g.GetEpoch(), Lane: l, First: g.GetFirst(), Last: g.GetLast(), Why: why})
+		}
+		return false
 	}
 	span := buffer.Range{First: g.GetFirst(), Last: g.GetLast()}
 	switch g.GetVerdict() {
 	case telemetrypb.Verdict_VERDICT_STORED:
 		u.release(l, span)
 	case telemetrypb.Verdict_VERDICT_REJECTED:
+		if telemetrypb.IsConflict(g.GetReason()) && u.o.OnConflict != nil {
+			u.conflict(r, g, span)
+			return true
+		}
 		u.count.rejected.Add(uint64(g.GetCount()))
 		u.o.Log.Error("the store rejects batches", "store", r.GetStore(), "lane", laneName(l), "first", span.First, "last", span.Last, "reason", g.GetReason())
 		if u.o.OnRejected != nil { // before the release: a crash between the two counts twice rather than not at all
@@ -113,7 +124,7 @@ func (u *Uplink) verify(l buffer.Lane, g *telemetrypb.ReceiptRange) (found []hel
 	case uint64(g.GetCount()) != last-first+1:
 		return nil, unfounded, "its count does not fit its bounds"
 	case current && last > u.newestCommitted(l):
-		return nil, unfounded, "it names batches that were never committed"
+		return nil, unknown, "it names batches that were never committed"
 	}
 	var xor uint32
 	var read int
@@ -169,6 +180,30 @@ func (u *Uplink) dispute(r *telemetrypb.Receipt, g *telemetrypb.ReceiptRange, wh
 	u.mu.Unlock()
 	u.o.Alarms.Raise(alarmMismatch, fmt.Sprintf("store %q sent a receipt for batches %d…%d of lane %s that does not fit what this vehicle holds: %s; nothing is released. Two vehicles with one device id, or a store restored from elsewhere, are the likely causes",
 		r.GetStore(), g.GetFirst(), g.GetLast(), telemetrypb.LaneName(g.GetLane()), why))
+}
+
+// Conflict is what a store says of numbers that it has given to other bytes.
+type Conflict struct {
+	Epoch       uint64
+	Lane        buffer.Lane
+	First, Last uint64
+	Rejected    bool // these are batches of ours that the store has rejected; else ones that it has and we never had
+	Why         string
+}
+
+// conflict has batches named anew. Until that is done they wait: sent again, they would be rejected again.
+func (u *Uplink) conflict(r *telemetrypb.Receipt, g *telemetrypb.ReceiptRange, span buffer.Range) {
+	l := buffer.Lane(g.GetLane())
+	u.o.Log.Error("the store has other batches under numbers of ours", "store", r.GetStore(), "epoch", fmt.Sprintf("%016x", g.GetEpoch()),
+		"lane", laneName(l), "first", span.First, "last", span.Last, "reason", g.GetReason())
+	if u.o.OnConflict(Conflict{Epoch: g.GetEpoch(), Lane: l, First: span.First, Last: span.Last, Rejected: true, Why: g.GetReason()}) {
+		u.release(l, span)
+		return
+	}
+	u.mu.Lock()
+	u.win.park(l, span, time.Now().Add(u.o.ParkedRetry))
+	u.win.trim()
+	u.mu.Unlock()
 }
 
 // settle takes the alarm down when nothing is disputed any more.

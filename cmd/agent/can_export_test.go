@@ -46,7 +46,7 @@ func recordLog(t testing.TB, log, buses string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := runAgent(context.Background(), s, v, slog.New(slog.DiscardHandler)); err != nil {
+	if err := runAgent(context.Background(), s, v, slog.New(slog.DiscardHandler), newRenewal()); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "data", "queue")

@@ -49,6 +49,9 @@ func (a *agent) openUplink() error {
 		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap,
 		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
 	}
+	if !a.replaysRecordings() {
+		o.OnConflict = a.conflict
+	}
 	if s.User != "" {
 		o.User = func() (string, error) { return s.User, nil }
 	}

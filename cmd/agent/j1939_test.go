@@ -51,7 +51,7 @@ func replay(t *testing.T, dbc, log, extra string) recorded {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := runAgent(ctx, s, v, slog.New(slog.DiscardHandler)); err != nil {
+	if err := runAgent(ctx, s, v, slog.New(slog.DiscardHandler), newRenewal()); err != nil {
 		t.Fatal(err)
 	}
 	q, err := buffer.Open(filepath.Join(dir, "data", "queue"), buffer.Options{ReadOnly: true})

@@ -91,7 +91,7 @@ func TestReceiverByTCPThatIsLost(t *testing.T) {
 		}
 		return len(line), nil
 	}), nil))
-	if err := runAgent(ctx, s, v, log); err != nil {
+	if err := runAgent(ctx, s, v, log, newRenewal()); err != nil {
 		t.Fatal(err)
 	}
 	got := telemetry(t, filepath.Join(dir, "data"), v)

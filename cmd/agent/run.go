@@ -42,14 +42,22 @@ are read and delivered.`,
 		Example: "  waybill-agent run -c /etc/waybill/agent.yaml",
 		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, v, err := load(file)
-			if err != nil {
-				return err
-			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
 			defer stop()
 			context.AfterFunc(ctx, stop) // from then on a signal ends the process
-			return runAgent(ctx, s, v, s.logger(os.Stderr))
+			for again := newRenewal(); ; {
+				s, v, err := load(file)
+				if err != nil {
+					return err
+				}
+				err = runAgent(ctx, s, v, s.logger(os.Stderr), again)
+				if !errors.Is(err, errNewEpoch) {
+					return err
+				}
+				if ctx.Err() != nil {
+					return nil
+				}
+			}
 		},
 	}
 	configFlag(cmd, &file)
@@ -80,13 +88,16 @@ type agent struct {
 	sleeps   atomic.Int64    // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
 	damage   *damageLedger
 	evicts   *evictions
+	again    *renewal
+	renewed  chan string // why a new epoch is to begin; capacity 1
 
 	syncFailed atomic.Bool // the queue did not take the last note of what was delivered
 }
 
 // runAgent wires the packages, runs them, and stops them in the order in which data flows.
-func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger) (err error) {
-	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{}}
+func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, again *renewal) (err error) {
+	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{},
+		again: again, renewed: make(chan string, 1)}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.sleeps.Store(sleepUnknown)
 	if s.LogTime {
@@ -172,6 +183,9 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		a.log.Info("stopping: told to")
 	case cause = <-failed:
 		a.log.Error("stopping: a task failed", "error", cause)
+	case a.again.reason = <-a.renewed:
+		cause = errNewEpoch
+		a.log.Error("stopping, to begin again with a new epoch", "reason", a.again.reason)
 	case <-readerCtx.ended():
 		a.log.Info("stopping: everything is read")
 	}
@@ -183,7 +197,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		a.levels.stop()
 	}
 	pipeStage.stop()
-	if a.uplink != nil && !a.quiet() {
+	if a.uplink != nil && !a.quiet() && cause != errNewEpoch {
 		a.drain(ctx)
 	}
 	uplinkStage.stop()
@@ -272,10 +286,12 @@ func (a *agent) openQueue() error {
 		Log:          a.log,
 		Metrics:      a.metrics,
 		OnDamage:     a.damage.add,
+		NewEpoch:     a.again.reason,
 	})
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
+	a.again.opened(a.queue)
 	id, err := a.bootID()
 	if err != nil {
 		return errors.Join(err, a.queue.Close())

@@ -32,7 +32,7 @@ func TestBusThatCannotBeReadStandsInTheLedger(t *testing.T) {
 		}
 		return len(line), nil
 	}), nil))
-	if err := runAgent(ctx, s, v, log); err != nil {
+	if err := runAgent(ctx, s, v, log, newRenewal()); err != nil {
 		t.Fatal(err)
 	}
 	q, err := buffer.Open(filepath.Join(dir, "data", "queue"), buffer.Options{ReadOnly: true})

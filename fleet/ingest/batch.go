@@ -37,11 +37,11 @@ func (a *application) batch(b *openedBatch) error {
 		return nil
 	case store.OutcomeConflict:
 		// Two different batches under one name: a queue was restored from a copy, or two vehicles share an id. The
-		// first stands. There is no message yet that asks for a new epoch, so the reason does.
+		// first stands. The reason asks for a new epoch.
 		a.counts.Rejected++
 		a.log.Error("conflict: a key came with other bytes than the first time; the vehicle must begin a new epoch",
 			"tenant", a.tenant, "device", a.name, "epoch", fmt.Sprintf("%016x", b.row.Epoch), "lane", b.row.Lane, "seq", b.row.Seq)
-		a.ranges.add(b.row.Key, b.row.CRC, rejected("conflict: another batch has this seq; begin a new epoch"))
+		a.ranges.add(b.row.Key, b.row.CRC, rejected(telemetrypb.ReasonConflict+": another batch has this seq; begin a new epoch"))
 		return a.deadLetter("conflict", fmt.Errorf("epoch %016x, lane %d, seq %d is taken by other bytes", b.row.Epoch, b.row.Lane, b.row.Seq), a.bytesOf(b))
 	}
 	a.counts.Batches++
