@@ -68,3 +68,6 @@ func (q *Queue) Roll(l Lane) error {
 	_, err := q.tailFor(l, q.o.SegmentBytes+1)
 	return err
 }
+
+// MaxBatch is the largest batch that a segment of so many bytes takes.
+func MaxBatch(segmentBytes int64) int { return int(segmentBytes - commitRoom - cost(0)) }

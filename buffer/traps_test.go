@@ -68,7 +68,12 @@ func TestTrapJournalAndBatchApart(t *testing.T) {
 	var states []map[string][]byte
 	add(t, q, tele, 60, 12000) // rolls
 	states = append(states, tree(t, dir))
-	if err := q.Roll(tele); err != nil { // the new segment is made, the batch is not in it
+	q.Release(tele, buffer.Range{First: 2, Last: 61})
+	if err := q.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	states = append(states, tree(t, dir)) // nothing but the entry keeps its segment
+	if err := q.Roll(tele); err != nil {  // the new segment is made, the batch is not in it
 		t.Fatal(err)
 	}
 	states = append(states, tree(t, dir))
@@ -77,7 +82,6 @@ func TestTrapJournalAndBatchApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	states = append(states, tree(t, dir)) // the entry is still there
-	q.Release(tele, buffer.Range{First: 2, Last: 61})
 	if err := q.Sync(); err != nil {
 		t.Fatal(err)
 	}
