@@ -22,6 +22,9 @@ func (q *Queue) Replace(old uint64, r Record) error {
 	if !there || len(work[r.Lane].batches) == 0 {
 		return nil
 	}
+	if err := q.takeLate(); err != nil {
+		return err
+	}
 	if err := q.makeRoom(work); err != nil {
 		return err
 	}
