@@ -22,7 +22,7 @@ func TestLimits(t *testing.T) {
 			q := open(t, dir, o)
 			largest := buffer.MaxBatch(size)
 			body := make([]byte, largest+1) // mostly zeros, so that it is made and compared quickly
-			end := 0 // where the last byte of the one before was
+			end := 0                        // where the last byte of the one before was
 			mark := func(seq uint64, n int) buffer.Record {
 				body[end], end = 0, n-1
 				b := body[:n]
