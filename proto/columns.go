@@ -13,15 +13,15 @@ import (
 // columnsVersion is the first byte of a columnar body.
 const columnsVersion = 1
 
-// Orders of the exponential Golomb codes of a body's structure.
-const (
-	orderColumns = 5
-	orderID      = 0
-	orderTimes   = 0
-	orderCount   = 6
-	orderStrings = 3
-	orderLength  = 3
-)
+// bodyModels is all that is learnt in the course of a body.
+type bodyModels struct {
+	columns, id, times, count, unit, kind number
+	decimals, zeros, texts, text          number
+	at, values                            integerModels
+}
+
+// textSlack is how many bytes of a text may be in hand when the last byte of a body is taken.
+const textSlack = 4
 
 // How the times of a column are told apart.
 const (
@@ -41,6 +41,9 @@ const maxDecimals = 12
 
 // floatPatterns stands in place of the decimals: the column holds bit patterns.
 const floatPatterns = 15
+
+// maxZeros is the most zeros at the end of a bit pattern that are left out.
+const maxZeros = 63
 
 // powerOfTen is 10^n as an integer, n ≤ 18.
 func powerOfTen(n uint) int64 {

@@ -8,16 +8,15 @@ import (
 
 // decoder reads columnar bodies and keeps its memory from one to the next.
 type decoder struct {
-	r        bitReader
-	limit    int // samples
-	lastKind Kind
-	values   []uint64
-	kinds    []uint64
+	r      rangeReader
+	models bodyModels
+	limit  int // samples
+	values []uint64
+	kinds  []uint64
 
 	times     []uint64 // all time columns in a row, ns
 	starts    []int    // where each begins, and the last ends
 	lastTimes int
-	lastUnit  uint
 }
 
 func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error) {
@@ -30,17 +29,17 @@ func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error)
 	if len(body) > MaxPayload {
 		return dst, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(body), MaxPayload)
 	}
-	*d = decoder{r: bitReader{b: body[1:]}, limit: limit, lastKind: KindInt, lastTimes: -1,
+	*d = decoder{r: newRangeReader(body[1:]), limit: limit, lastTimes: -1,
 		values: d.values, kinds: d.kinds, times: d.times[:0], starts: append(d.starts[:0], 0)}
 	defer func() { d.r.b = nil }() // it is the caller's
-	columns := d.r.getGolomb(orderColumns)
-	if columns > uint64(limit) || columns > d.r.left() {
+	columns := d.r.get(&d.models.columns)
+	if columns > uint64(limit) {
 		return dst, fmt.Errorf("%w: %d columns in %d bytes", ErrMalformed, columns, len(body))
 	}
 	have, id := len(dst), uint64(0)
 	for column := range columns {
-		id += d.r.getGolomb(orderID) + 1
-		if id == 0 || id > math.MaxUint32 {
+		id += d.r.get(&d.models.id) + 1
+		if d.r.bad || id == 0 || id > math.MaxUint32 {
 			return dst, fmt.Errorf("column %d: %w: signal id %d", column, ErrMalformed, id)
 		}
 		times, err := d.getTimes()
@@ -55,14 +54,14 @@ func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error)
 		}
 	}
 	if !d.r.atEnd() {
-		return dst, fmt.Errorf("%w: bits after the last column, or too few for it", ErrMalformed)
+		return dst, fmt.Errorf("%w: bytes after the last column, or too few for it", ErrMalformed)
 	}
 	return dst, nil
 }
 
 // getTimes reads which times a column has. They stay the decoder's.
 func (d *decoder) getTimes() ([]uint64, error) {
-	reference := d.r.getGolomb(orderTimes)
+	reference := d.r.get(&d.models.times)
 	known := len(d.starts) - 1
 	switch {
 	case reference == timesNew:
@@ -81,24 +80,21 @@ func (d *decoder) getTimes() ([]uint64, error) {
 
 // getNewTimes reads a time column.
 func (d *decoder) getNewTimes() error {
-	n := d.r.getGolomb(orderCount) + 1
-	// A block of times costs at least a bit, so that no count is believed which the bits cannot hold.
-	if n == 0 || n > uint64(d.limit) || len(d.times)+int(n) > d.limit || n > blockLen*(d.r.left()+1) {
-		return fmt.Errorf("%w: %d times with %d bits left", ErrTooLarge, n, d.r.left())
+	n := d.r.get(&d.models.count) + 1
+	if n == 0 || n > uint64(d.limit) || len(d.times)+int(n) > d.limit {
+		return fmt.Errorf("%w: %d times, at most %d", ErrTooLarge, n, d.limit)
 	}
-	if !d.r.getBit() {
-		d.lastUnit = uint(d.r.get(4))
+	unit := d.r.get(&d.models.unit)
+	if unit > maxUnit {
+		return fmt.Errorf("%w: times in 10^%d ns", ErrMalformed, unit)
 	}
-	if d.lastUnit > maxUnit {
-		return fmt.Errorf("%w: times in 10^%d ns", ErrMalformed, d.lastUnit)
-	}
-	nanoseconds := powerOfTen(d.lastUnit)
+	nanoseconds := powerOfTen(uint(unit))
 	origin := int64(0)
 	if begin := len(d.starts) - 2; begin >= 0 {
 		origin = int64(d.times[d.starts[begin]]) / nanoseconds
 	}
 	begin := len(d.times)
-	d.times = getIntegers(&d.r, d.times, int(n), uint64(origin), true)
+	d.times = getIntegers(&d.r, &d.models.at, d.times, int(n), uint64(origin), true)
 	if d.r.bad {
 		return fmt.Errorf("times: %w", ErrMalformed)
 	}
@@ -114,13 +110,11 @@ func (d *decoder) getNewTimes() error {
 
 // getColumn appends the samples of one signal.
 func (d *decoder) getColumn(dst []Sample, id uint32, times []uint64) ([]Sample, error) {
-	if !d.r.getBit() {
-		d.lastKind = Kind(d.r.get(3))
+	number := d.r.get(&d.models.kind)
+	if number < uint64(KindInt) || number > uint64(kindMixed) || d.r.bad {
+		return dst, fmt.Errorf("%w: kind %d", ErrMalformed, number)
 	}
-	kind := d.lastKind
-	if kind < KindInt || kind > kindMixed || d.r.bad {
-		return dst, fmt.Errorf("%w: kind %d", ErrMalformed, kind)
-	}
+	kind := Kind(number)
 	if kind != kindMixed {
 		begin := len(dst)
 		var err error
@@ -133,7 +127,7 @@ func (d *decoder) getColumn(dst []Sample, id uint32, times []uint64) ([]Sample, 
 		}
 		return dst, nil
 	}
-	d.kinds = getIntegers(&d.r, d.kinds[:0], len(times), 0, false)
+	d.kinds = getIntegers(&d.r, &d.models.values, d.kinds[:0], len(times), 0, false)
 	var counts [kindMixed]int
 	for _, k := range d.kinds {
 		if k < uint64(KindInt) || k > uint64(KindString) {
@@ -165,14 +159,17 @@ func (d *decoder) getColumn(dst []Sample, id uint32, times []uint64) ([]Sample, 
 
 // getValues appends n samples that have nothing but a value.
 func (d *decoder) getValues(dst []Sample, n int, kind Kind) ([]Sample, error) {
-	decimals, zeros := uint(0), uint(0)
+	decimals, zeros := uint64(0), uint64(0)
 	var dictionary []string
 	switch kind {
 	case KindFloat:
-		if decimals = uint(d.r.get(4)); decimals == floatPatterns {
-			zeros = uint(d.r.get(6))
+		if decimals = d.r.get(&d.models.decimals); decimals == floatPatterns {
+			zeros = d.r.get(&d.models.zeros)
 		} else if decimals > maxDecimals {
 			return dst, fmt.Errorf("%w: %d decimals", ErrMalformed, decimals)
+		}
+		if zeros > maxZeros {
+			return dst, fmt.Errorf("%w: %d zeros behind a pattern", ErrMalformed, zeros)
 		}
 	case KindString:
 		var err error
@@ -180,7 +177,7 @@ func (d *decoder) getValues(dst []Sample, n int, kind Kind) ([]Sample, error) {
 			return dst, err
 		}
 	}
-	d.values = getIntegers(&d.r, d.values[:0], n, 0, false)
+	d.values = getIntegers(&d.r, &d.models.values, d.values[:0], n, 0, false)
 	if d.r.bad {
 		return dst, fmt.Errorf("values: %w", ErrMalformed)
 	}
@@ -194,7 +191,7 @@ func (d *decoder) getValues(dst []Sample, n int, kind Kind) ([]Sample, error) {
 			dst = append(dst, Sample{Str: dictionary[at]})
 		}
 	case kind == KindFloat && decimals != floatPatterns:
-		power := float64(powerOfTen(decimals))
+		power := float64(powerOfTen(uint(decimals)))
 		for _, m := range d.values {
 			dst = append(dst, Sample{Bits: math.Float64bits(unscaledFloat(int64(m), power))})
 		}
@@ -208,19 +205,19 @@ func (d *decoder) getValues(dst []Sample, n int, kind Kind) ([]Sample, error) {
 
 // getDictionary reads the texts of a column of n values.
 func (d *decoder) getDictionary(n int) ([]string, error) {
-	count := d.r.getGolomb(orderStrings) + 1
-	if count == 0 || count > uint64(n) || count > d.r.left() {
-		return nil, fmt.Errorf("%w: %d texts for %d values with %d bits left", ErrMalformed, count, n, d.r.left())
+	count := d.r.get(&d.models.texts) + 1
+	if count == 0 || count > uint64(n) {
+		return nil, fmt.Errorf("%w: %d texts for %d values", ErrMalformed, count, n)
 	}
 	dictionary := make([]string, 0, count)
 	for range count {
-		length := d.r.getGolomb(orderLength)
-		if length > d.r.left()/8 {
-			return nil, fmt.Errorf("%w: text of %d bytes with %d bits left", ErrMalformed, length, d.r.left())
+		length := d.r.get(&d.models.text)
+		if length > uint64(d.r.left()+textSlack) {
+			return nil, fmt.Errorf("%w: text of %d bytes with %d bytes left", ErrMalformed, length, d.r.left())
 		}
 		text := make([]byte, length)
 		for i := range text {
-			text[i] = byte(d.r.get(8))
+			text[i] = byte(d.r.plain(8))
 		}
 		dictionary = append(dictionary, string(text))
 	}

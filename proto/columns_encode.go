@@ -9,7 +9,8 @@ import (
 // Encoder writes batches and columnar bodies, and keeps its memory from one to the next, so that in steady state it
 // allocates nothing. The zero value is ready. Not safe for use from several goroutines.
 type Encoder struct {
-	w        bitWriter
+	w        rangeWriter
+	models   bodyModels
 	integers integerCoder
 	body     []byte
 	envelope []byte
@@ -19,13 +20,11 @@ type Encoder struct {
 	at           []uint64 // times in that order
 	bits         []uint64 // values in that order; a column's are changed while it is written
 	values       []uint64 // memory for numbers that are made of those, and for what tells columns apart
-	lastKind     Kind
 
 	times      []timeColumn
 	timesAt    []uint32 // hash table: 1 + the index of a time column that has this hash; a power of two long
 	lastTimes  int
 	lastFirst  int64
-	lastUnit   uint
 	dictionary map[string]int
 	strings    []string
 }
@@ -53,11 +52,11 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 	}
 	e.gather(samples)
 	e.reset(append(dst, columnsVersion))
-	e.w.putGolomb(uint64(len(e.columns)), orderColumns)
+	e.w.put(&e.models.columns, uint64(len(e.columns)))
 	previous := uint32(0)
 	for i := range e.columns {
 		c := &e.columns[i]
-		e.w.putGolomb(uint64(c.id-previous-1), orderID)
+		e.w.put(&e.models.id, uint64(c.id-previous-1))
 		e.putTimes(e.at[c.begin:c.end])
 		e.putColumn(c, samples)
 		previous = c.id
@@ -70,7 +69,8 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 
 // reset makes the encoder ready to write the gathered columns behind dst.
 func (e *Encoder) reset(dst []byte) {
-	e.w = bitWriter{buf: dst}
+	e.w = newRangeWriter(dst)
+	e.models = bodyModels{}
 	e.times = e.times[:0]
 	if e.dictionary == nil {
 		e.dictionary = make(map[string]int)
@@ -78,7 +78,7 @@ func (e *Encoder) reset(dst []byte) {
 	places := 1 << bits.Len(uint(2*len(e.columns)))
 	e.timesAt = slices.Grow(e.timesAt[:0], places)[:places]
 	clear(e.timesAt)
-	e.lastKind, e.lastTimes, e.lastFirst, e.lastUnit = KindInt, -1, 0, 0
+	e.lastTimes, e.lastFirst = -1, 0
 }
 
 // release forgets the texts of a column.
@@ -178,7 +178,7 @@ func (e *Encoder) gather(samples []Sample) {
 // putTimes writes which times a column has, and the times if no column before had them.
 func (e *Encoder) putTimes(at []uint64) {
 	if e.lastTimes >= 0 && slices.Equal(at, e.times[e.lastTimes].at) {
-		e.w.putGolomb(timesSame, orderTimes)
+		e.w.put(&e.models.times, timesSame)
 		return
 	}
 	hash := hashTimes(at)
@@ -186,23 +186,20 @@ func (e *Encoder) putTimes(at []uint64) {
 	for e.timesAt[place] != 0 {
 		known := int(e.timesAt[place] - 1)
 		if t := &e.times[known]; t.hash == hash && slices.Equal(at, t.at) {
-			e.w.putGolomb(timesBack+uint64(known), orderTimes)
+			e.w.put(&e.models.times, timesBack+uint64(known))
 			e.lastTimes = known
 			return
 		}
 		place = (place + 1) & uint64(len(e.timesAt)-1)
 	}
-	e.w.putGolomb(timesNew, orderTimes)
+	e.w.put(&e.models.times, timesNew)
 	e.lastTimes = len(e.times)
 	e.times = append(e.times, timeColumn{hash: hash, at: at})
 	e.timesAt[place] = uint32(len(e.times))
 
-	e.w.putGolomb(uint64(len(at)-1), orderCount)
+	e.w.put(&e.models.count, uint64(len(at)-1))
 	unit := timeUnit(at)
-	e.w.putBit(unit == e.lastUnit)
-	if unit != e.lastUnit {
-		e.w.put(uint64(unit), 4)
-	}
+	e.w.put(&e.models.unit, uint64(unit))
 	values, origin := at, e.lastFirst
 	if unit > 0 {
 		nanoseconds := powerOfTen(unit)
@@ -212,8 +209,8 @@ func (e *Encoder) putTimes(at []uint64) {
 		}
 		values, origin = e.values, origin/nanoseconds
 	}
-	e.integers.put(&e.w, values, uint64(origin), true)
-	e.lastUnit, e.lastFirst = unit, int64(at[0])
+	e.integers.put(&e.w, &e.models.at, values, uint64(origin), true)
+	e.lastFirst = int64(at[0])
 }
 
 // hashTimes finds equal time columns.
@@ -245,11 +242,7 @@ func timeUnit(at []uint64) uint {
 
 // putColumn writes the kind and the values of one signal.
 func (e *Encoder) putColumn(c *signalColumn, samples []Sample) {
-	e.w.putBit(c.kind == e.lastKind)
-	if c.kind != e.lastKind {
-		e.w.put(uint64(c.kind), 3)
-	}
-	e.lastKind = c.kind
+	e.w.put(&e.models.kind, uint64(c.kind))
 	rows, values := e.order[c.begin:c.end], e.bits[c.begin:c.end]
 	switch c.kind {
 	case kindMixed:
@@ -267,7 +260,7 @@ func (e *Encoder) putMixed(samples []Sample, rows []uint32) {
 	for _, row := range rows {
 		e.values = append(e.values, uint64(samples[row].Kind))
 	}
-	e.integers.put(&e.w, e.values, 0, false)
+	e.integers.put(&e.w, &e.models.values, e.values, 0, false)
 	for kind := KindInt; kind < KindString; kind++ {
 		e.values = e.values[:0]
 		for _, row := range rows {
@@ -288,7 +281,7 @@ func (e *Encoder) putNumbers(values []uint64, kind Kind) {
 	if kind == KindFloat {
 		e.scaleFloats(values)
 	}
-	e.integers.put(&e.w, values, 0, false)
+	e.integers.put(&e.w, &e.models.values, values, 0, false)
 }
 
 // scaleFloats turns bit patterns into integers and writes how: as decimals where that is exact, else as patterns
@@ -315,7 +308,7 @@ func (e *Encoder) scaleFloats(values []uint64) {
 			return
 		}
 	}
-	e.w.put(uint64(decimals), 4)
+	e.w.put(&e.models.decimals, uint64(decimals))
 	for i, pattern := range values {
 		m, _ := scaledFloat(pattern, power)
 		values[i] = uint64(m)
@@ -329,8 +322,8 @@ func (e *Encoder) patternFloats(values []uint64) {
 		all |= pattern
 	}
 	zeros := uint(bits.TrailingZeros64(all))
-	e.w.put(floatPatterns, 4)
-	e.w.put(uint64(zeros), 6)
+	e.w.put(&e.models.decimals, floatPatterns)
+	e.w.put(&e.models.zeros, uint64(zeros))
 	for i := range values {
 		values[i] >>= zeros
 	}
@@ -356,12 +349,12 @@ func (e *Encoder) putStrings(samples []Sample, rows []uint32) {
 	if len(e.values) == 0 {
 		return
 	}
-	e.w.putGolomb(uint64(len(e.strings)-1), orderStrings)
+	e.w.put(&e.models.texts, uint64(len(e.strings)-1))
 	for _, text := range e.strings {
-		e.w.putGolomb(uint64(len(text)), orderLength)
+		e.w.put(&e.models.text, uint64(len(text)))
 		for i := range len(text) {
-			e.w.put(uint64(text[i]), 8)
+			e.w.plain(uint64(text[i]), 8)
 		}
 	}
-	e.integers.put(&e.w, e.values, 0, false)
+	e.integers.put(&e.w, &e.models.values, e.values, 0, false)
 }

@@ -207,49 +207,42 @@ func TestColumnsRefuseWhatHasNoPlace(t *testing.T) {
 
 // A body that claims much is refused without the memory that it claims.
 func TestColumnsBounds(t *testing.T) {
-	claim := func(write func(w *bitWriter)) []byte {
-		w := bitWriter{buf: []byte{columnsVersion}}
-		write(&w)
-		return append(w.finish(), make([]byte, 20)...)
+	claim := func(write func(w *rangeWriter, m *bodyModels)) []byte {
+		w, m := newRangeWriter([]byte{columnsVersion}), new(bodyModels)
+		write(&w, m)
+		return w.finish()
+	}
+	times := func(w *rangeWriter, m *bodyModels, n uint64) {
+		w.put(&m.columns, 1)
+		w.put(&m.id, 0)
+		w.put(&m.times, timesNew)
+		w.put(&m.count, n-1)
+		w.put(&m.unit, 0)
 	}
 	cases := map[string][]byte{
-		"10^9 columns": claim(func(w *bitWriter) { w.putGolomb(1e9, orderColumns) }),
-		"10^9 times": claim(func(w *bitWriter) {
-			w.putGolomb(1, orderColumns)
-			w.putGolomb(0, orderID)
-			w.putGolomb(timesNew, orderTimes)
-			w.putGolomb(1e9, orderCount)
+		"10^9 columns": claim(func(w *rangeWriter, m *bodyModels) { w.put(&m.columns, 1e9) }),
+		"10^5 columns": claim(func(w *rangeWriter, m *bodyModels) { w.put(&m.columns, 1e5) }),
+		"10^9 times":   claim(func(w *rangeWriter, m *bodyModels) { times(w, m, 1e9) }),
+		"10^6 times":   claim(func(w *rangeWriter, m *bodyModels) { times(w, m, 1e6) }),
+		"10^6 times of no residuals": claim(func(w *rangeWriter, m *bodyModels) {
+			times(w, m, 1e6)
+			w.put(&m.at.order, 0)
+			w.putSigned(&m.at.first, 0)
 		}),
-		"10^5 times": claim(func(w *bitWriter) {
-			w.putGolomb(1, orderColumns)
-			w.putGolomb(0, orderID)
-			w.putGolomb(timesNew, orderTimes)
-			w.putGolomb(1e5, orderCount)
+		"a text of 10^9 bytes": claim(func(w *rangeWriter, m *bodyModels) {
+			times(w, m, 1)
+			w.put(&m.at.order, 0)
+			w.putSigned(&m.at.first, 0)
+			w.put(&m.kind, uint64(KindString))
+			w.put(&m.texts, 0)
+			w.put(&m.text, 1e9)
 		}),
-		"a text of 10^9 bytes": claim(func(w *bitWriter) {
-			w.putGolomb(1, orderColumns)
-			w.putGolomb(0, orderID)
-			w.putGolomb(timesNew, orderTimes)
-			w.putGolomb(0, orderCount)
-			w.putBit(true)
-			w.put(uint64(predictConstant), 3)
-			w.putSigned(0, orderFirst)
-			w.putBit(false)
-			w.put(uint64(KindString), 3)
-			w.putGolomb(0, orderStrings)
-			w.putGolomb(1e9, orderLength)
-		}),
-		"constant times": claim(func(w *bitWriter) {
-			w.putGolomb(1, orderColumns)
-			w.putGolomb(0, orderID)
-			w.putGolomb(timesNew, orderTimes)
-			w.putGolomb(100, orderCount)
-			w.putBit(true)
-			w.put(uint64(predictConstant), 3)
-			w.putSigned(0, orderFirst)
-			w.putBit(true)
-			w.put(uint64(predictConstant), 3)
-			w.putSigned(0, orderFirst)
+		"more texts than values": claim(func(w *rangeWriter, m *bodyModels) {
+			times(w, m, 1)
+			w.put(&m.at.order, 0)
+			w.putSigned(&m.at.first, 0)
+			w.put(&m.kind, uint64(KindString))
+			w.put(&m.texts, 1e6)
 		}),
 	}
 	for name, body := range cases {

@@ -1,554 +1,225 @@
 package telemetrypb
 
-import (
-	"encoding/binary"
-	"math/bits"
-	"slices"
-)
-
 // An integer column is a predictor, its parameters and the residuals, all modulo 2^64, so that signed, unsigned and
 // bit patterns are coded alike and nothing overflows. FORMAT.md, "Integer column".
 
-// predictor is the 3-bit code of how a column is predicted.
-type predictor uint
-
-const (
-	predictConstant predictor = iota // every value is the first
-	predictOffset                    // one level
-	predictDelta1                    // the value before
-	predictDelta2                    // the line through the two before
-	predictDelta3                    // the parabola through the three before
-	predictLine                      // one line for the whole column
-	predictStep                      // the value before and a fixed step
-)
-
-// Orders of the exponential Golomb codes of a column's parameters.
-const (
-	orderFirst  = 7
-	orderWarmup = 5
-	orderSlope  = 12
-	orderStep   = 7
-)
-
-// Residual blocks.
-const (
-	blockLen   = 64      // residuals of one Rice parameter
-	riceBits   = 6       // of the parameter itself
-	riceMax    = 60      // largest parameter
-	riceZeros  = 63      // in its place: every residual of the block is zero
-	sumCap     = 1 << 50 // counts at most so much towards a block's sum, which then cannot overflow
-	riceEscape = 24      // a quotient of this says: verbatim, 6 bits of length less one, then the bits
-)
-
-// shape is a predictor with its parameters.
+// A shape is how a column is predicted: by its order, that of the difference that is taken for noise.
+//
+//	0  all values are the first
+//	1  a level, which wanders: the value before and a drift
+//	2  a line, whose slope wanders
+//	3  an oscillation about a level; at its slowest a parabola
+//
+// Memory says how long the past is believed: not at all makes plain differences of it, long averages noise away.
 type shape struct {
-	kind  predictor
-	first uint64 // value 0; of an offset or a line, its level at index 0
-	slope uint64 // line: per sample, with shift fraction bits; step: the step
-	shift uint
+	order  uint
+	memory uint   // 0…memories−1
+	drift  uint64 // order 1: by which each value is more than the one before
+	bend   int64  // order 3: 2 − 2 cos(angle between two values), in 1/2^bendBits
 }
 
-// warmup is how many values stand outside the residuals.
-func (s *shape) warmup() int {
-	switch s.kind {
-	case predictOffset, predictLine:
-		return 0
-	case predictDelta2:
-		return 2
-	case predictDelta3:
-		return 3
+const (
+	orders    = 4
+	memories  = 8
+	errorBits = 8  // fraction of a predictor's error
+	keepBits  = 16 // fraction of what is kept of it
+	bendBits  = 14
+	bendMost  = 4 << bendBits
+)
+
+// keepMost is how much of the error at the value before is taken for noise, in the end: 0, 1/2, 3/4, 7/8…
+func (s *shape) keepMost() int64 { return 1<<keepBits - 1<<keepBits>>s.memory }
+
+// settled is the index from which on that holds. Before it, at value i, 1 − order/i is kept, as a fit through all
+// values would.
+func (s *shape) settled() int { return int(s.order) << s.memory }
+
+func (s *shape) keepEarly(i int) int64 {
+	return int64(1<<keepBits - uint32(s.order)<<keepBits/uint32(i))
+}
+
+// trail is what a prediction is made from: the latest differences and the errors of their predictions, in
+// 1/2^errorBits. d1 and e1 are the latest.
+type trail struct {
+	d1, d2, e1, e2, e3 int64
+}
+
+// guess predicts the next difference; keep is the share of noise.
+func (s *shape) guess(t *trail, keep int64) int64 {
+	switch s.order {
+	case 1:
+		return int64(s.drift)<<errorBits - t.e1*keep>>keepBits
+	case 2:
+		keep2 := keep * keep >> keepBits
+		return t.d1<<errorBits + (t.e2*keep2-2*t.e1*keep)>>keepBits
 	}
-	return 1
+	turn := 2<<bendBits - s.bend
+	keep2 := keep * keep >> keepBits
+	keep3 := keep2 * keep >> keepBits
+	gain := turn + 1<<bendBits
+	return turn*t.d1>>(bendBits-errorBits) - t.d2<<errorBits +
+		(t.e2*(gain*keep2>>bendBits)-t.e1*(gain*keep>>bendBits)-t.e3*keep3)>>keepBits
 }
 
-// residuals fills dst with the zigzag residuals of values, those after the warm-up.
-func (s *shape) residuals(dst, values []uint64) []uint64 {
-	dst = slices.Grow(dst[:0], len(values))[:len(values)]
-	skip := min(s.warmup(), len(values))
-	switch s.kind {
-	case predictOffset:
+// take enters the next difference, of which p was predicted.
+func (t *trail) take(by uint64, p int64) {
+	t.d1, t.d2 = int64(by), t.d1
+	t.e1, t.e2, t.e3 = int64(by)<<errorBits-p, t.e1, t.e2
+}
+
+// rounded is a prediction as a whole number.
+func rounded(p int64) uint64 { return uint64((p + 1<<(errorBits-1)) >> errorBits) }
+
+// begin is the trail behind the first values, as many as the order.
+func (s *shape) begin(values []uint64) (t trail) {
+	if s.order > 1 {
+		t.d1 = int64(values[s.order-1] - values[s.order-2])
+	}
+	if s.order > 2 {
+		t.d2 = int64(values[1] - values[0])
+	}
+	return t
+}
+
+// residuals puts the zigzag residuals of values into dst, which is as long, from index order on.
+func (s *shape) residuals(dst, values []uint64) {
+	t, i := s.begin(values), int(s.order)
+	last := values[i-1]
+	for ; i < len(values) && i < s.settled(); i++ {
+		by := values[i] - last
+		last = values[i]
+		p := s.guess(&t, s.keepEarly(i))
+		dst[i] = zigzag(by - rounded(p))
+		t.take(by, p)
+	}
+	// The rest is guess and take once more, each order by itself: the choice of a shape spends its time here.
+	dst, values = dst[i:len(values)], values[i:]
+	keep := s.keepMost()
+	keep2 := keep * keep >> keepBits
+	switch s.order {
+	case 1:
+		drift := int64(s.drift) << errorBits
 		for i, v := range values {
-			dst[i] = zigzag(v - s.first)
-		}
-	case predictDelta1, predictStep:
-		dst = dst[:len(values)-1]
-		last := values[0]
-		for i, v := range values[1:] {
-			dst[i] = zigzag(v - last - s.slope)
+			p := drift - t.e1*keep>>keepBits
+			by := v - last
 			last = v
+			dst[i] = zigzag(by - rounded(p))
+			t.e1 = int64(by)<<errorBits - p
 		}
-	case predictDelta2:
-		dst = dst[:0]
-		for i := skip; i < len(values); i++ {
-			dst = append(dst, zigzag(values[i]-2*values[i-1]+values[i-2]))
-		}
-	case predictDelta3:
-		dst = dst[:0]
-		for i := skip; i < len(values); i++ {
-			dst = append(dst, zigzag(values[i]-3*values[i-1]+3*values[i-2]-values[i-3]))
-		}
-	case predictLine:
-		rise := uint64(0)
+	case 2:
 		for i, v := range values {
-			dst[i] = zigzag(v - s.first - uint64(int64(rise)>>(s.shift&63)))
-			rise += s.slope
+			p := t.d1<<errorBits + (t.e2*keep2-2*t.e1*keep)>>keepBits
+			by := v - last
+			last = v
+			dst[i] = zigzag(by - rounded(p))
+			t.d1 = int64(by)
+			t.e1, t.e2 = int64(by)<<errorBits-p, t.e1
+		}
+	case 3:
+		for i, v := range values {
+			p := s.guess(&t, keep)
+			by := v - last
+			last = v
+			dst[i] = zigzag(by - rounded(p))
+			t.take(by, p)
 		}
 	}
-	return dst
 }
 
-// restore turns residuals into values, in place; the warm-up stands there already.
+// restore turns residuals into values, in place; the first values, as many as the order, stand there already.
 func (s *shape) restore(values []uint64) {
-	i := min(s.warmup(), len(values))
-	switch s.kind {
-	case predictConstant:
-		for ; i < len(values); i++ {
-			values[i] = s.first
+	t, n, settled, keep := s.begin(values), int(s.order), s.settled(), s.keepMost()
+	last := values[n-1]
+	for i := n; i < len(values); i++ {
+		k := keep
+		if i < settled {
+			k = s.keepEarly(i)
 		}
-	case predictOffset:
-		for ; i < len(values); i++ {
-			values[i] = unzigzag(values[i]) + s.first
-		}
-	case predictDelta1, predictStep:
-		for ; i < len(values); i++ {
-			values[i] = unzigzag(values[i]) + values[i-1] + s.slope
-		}
-	case predictDelta2:
-		for ; i < len(values); i++ {
-			values[i] = unzigzag(values[i]) + 2*values[i-1] - values[i-2]
-		}
-	case predictDelta3:
-		for ; i < len(values); i++ {
-			values[i] = unzigzag(values[i]) + 3*values[i-1] - 3*values[i-2] + values[i-3]
-		}
-	case predictLine:
-		rise := uint64(0)
-		for ; i < len(values); i++ {
-			values[i] = unzigzag(values[i]) + s.first + uint64(int64(rise)>>s.shift)
-			rise += s.slope
-		}
+		p := s.guess(&t, k)
+		by := unzigzag(values[i]) + rounded(p)
+		last += by
+		values[i] = last
+		t.take(by, p)
 	}
+}
+
+// integerModels is what is known of integer columns of one kind.
+type integerModels struct {
+	order, memory, first, drift, bend number
+	slope, turn                       number // v[1] − v[0]; by how much v[2] − v[1] is more
+	residuals                         residualModels
 }
 
 // integerCoder writes integer columns; it holds only memory for residuals.
 type integerCoder struct {
-	trial []uint64
-	tried shape // whose residuals they are, of the column at hand
+	trial, best []uint64
+	shape       shape // of least cost so far, whose residuals are in best
+	least       int
 }
 
-// put writes a column of at least one value. The first value is written as its distance from origin. A column of
-// times is never constant, so that every sample that a body claims costs it something.
-func (c *integerCoder) put(w *bitWriter, values []uint64, origin uint64, times bool) {
+// put writes a column of at least one value. The first value is written as its distance from origin.
+func (c *integerCoder) put(w *rangeWriter, m *integerModels, values []uint64, origin uint64, times bool) {
 	s := c.choose(values, times)
-	w.put(uint64(s.kind), 3)
-	w.putSigned(s.first-origin, orderFirst)
-	switch s.kind {
-	case predictConstant:
-		return
-	case predictLine:
-		w.put(uint64(s.shift), 5)
-		w.putSigned(s.slope, orderSlope)
-	case predictStep:
-		w.putSigned(s.slope, orderStep)
-	case predictDelta2, predictDelta3:
-		for i := 1; i < s.warmup() && i < len(values); i++ {
-			w.putSigned(values[i]-values[i-1], orderWarmup)
-		}
-	}
-	if s != c.tried {
-		c.trial = s.residuals(c.trial, values)
-	}
-	putResiduals(w, c.trial)
-}
-
-// choose finds the predictor that costs least, by integers alone: every machine writes the same bytes. Delta, second
-// difference and, but for times, offset are always weighed, the others where these say that it may be worth while.
-func (c *integerCoder) choose(values []uint64, times bool) shape {
-	first, n := values[0], len(values)
-	if n == 1 || !times && allEqual(values) {
-		return shape{kind: predictConstant, first: first}
-	}
-	c.tried = shape{}
-	best := shape{kind: predictDelta1, first: first}
-	d := weighDifferences(values)
-	least := d.cost1
-	if n > 2 && d.cost2 < least {
-		best.kind, least = predictDelta2, d.cost2
-	}
-	if n > 3 && !times && d.cost2 < d.cost1+4 { // times are jitter about a step
-		try := shape{kind: predictDelta3, first: first}
-		if cost := c.cost(&try, values) + golombBits(d.first, orderWarmup) + golombBits(zigzag(values[2]-values[1]), orderWarmup); cost < least {
-			best, least = try, cost
-		}
-	}
-	if !times { // they go up
-		flat := shape{kind: predictOffset, first: first + uint64(middle(int64(d.sum), int64(n)))}
-		if cost := c.costOffset(&flat, values); cost < least {
-			best, least = flat, cost
-		}
-	}
-	if n <= 4 {
-		return best
-	}
-	// A step shows in differences of one sign: counters, times.
-	if most := (n - 1) * 3 / 4; d.up >= most || d.down >= most {
-		step := medianStep(values)
-		try := shape{kind: predictStep, first: first, slope: step}
-		if cost := c.cost(&try, values) + golombBits(zigzag(step), orderStep); cost < least {
-			best, least = try, cost
-		}
-	}
-	// Noise about a line is wider by √6 in the second differences, 1.3 bits; more than that a line will not save, and it
-	// costs its head.
-	if d.cost2+18 < least+n*3/2 {
-		if line, ok := fitLine(values); ok {
-			if cost := c.cost(&line, values) + 5 + golombBits(zigzag(line.slope), orderSlope); cost < least {
-				best = line
-			}
-		}
-	}
-	return best
-}
-
-// allEqual says whether a column is constant.
-func allEqual(values []uint64) bool {
-	for _, v := range values {
-		if v != values[0] {
-			return false
-		}
-	}
-	return true
-}
-
-// cost is about how many bits the residuals take.
-func (c *integerCoder) cost(s *shape, values []uint64) int {
-	c.tried, c.trial = *s, s.residuals(c.trial, values)
-	return estimate(c.trial)
-}
-
-// costOffset is cost of an offset, which is asked for each column, in one walk.
-func (c *integerCoder) costOffset(s *shape, values []uint64) (cost int) {
-	c.tried, c.trial = *s, slices.Grow(c.trial[:0], len(values))[:len(values)]
-	level := s.first
-	for begin := 0; begin < len(values); begin += blockLen {
-		block := values[begin:min(begin+blockLen, len(values))]
-		trial, sum := c.trial[begin:][:len(block)], uint64(0)
-		for i, v := range block {
-			u := zigzag(v - level)
-			trial[i] = u
-			sum += min(u, sumCap)
-		}
-		cost += blockCost(sum, len(block))
-	}
-	return cost
-}
-
-// differences is what one walk over a column tells of it.
-type differences struct {
-	cost1, cost2 int    // of delta and of second difference, heads included
-	first        uint64 // difference, zigzag
-	up, down     int    // differences above and below zero
-	sum          uint64 // of the values' distances from the first; it wraps for columns that span 64 bits, their level is then poor, not wrong
-}
-
-// weighDifferences walks over a column of at least two values.
-func weighDifferences(values []uint64) (d differences) {
-	last := values[0]
-	slope := values[1] - last
-	d.first = zigzag(slope)
-	d.cost2 = golombBits(d.first, orderWarmup)
-	down, moves, sum, first := uint64(0), uint64(0), uint64(0), last
-	for rest := values[1:]; len(rest) > 0; {
-		block := rest[:min(blockLen, len(rest))]
-		rest = rest[len(block):]
-		sum1, sum2 := uint64(0), uint64(0)
-		for _, v := range block {
-			by := v - last
-			sum1 += min(zigzag(by), sumCap)
-			sum2 += min(zigzag(by-slope), sumCap)
-			down += by >> 63
-			moves += (by | -by) >> 63
-			sum += v - first
-			last, slope = v, by
-		}
-		d.cost1 += blockCost(sum1, len(block))
-		d.cost2 += blockCost(sum2, len(block))
-	}
-	d.sum, d.down = sum, int(down)
-	d.up = int(moves) - d.down
-	return d
-}
-
-// fitLine is a line of the slope between the ends, at the mean height. Columns that span more than 2^40 have none.
-func fitLine(values []uint64) (shape, bool) {
-	n := int64(len(values))
-	rise := int64(values[n-1] - values[0])
-	if rise <= -1<<40 || rise >= 1<<40 {
-		return shape{}, false
-	}
-	shift := min(uint(bits.Len64(uint64(n))), 21) // half a unit of error over the column
-	s := shape{kind: predictLine, first: values[0], slope: uint64((rise << shift) / (n - 1)), shift: shift}
-	sum, climbed := int64(0), uint64(0)
-	for _, v := range values {
-		sum += int64(v-s.first) - int64(climbed)>>(shift&63)
-		climbed += s.slope
-	}
-	s.first += uint64(middle(sum, n))
-	return s, true
-}
-
-// middle is the mean, rounded up from 3/8: a residual of −1 is cheaper than one of +1.
-func middle(sum, n int64) int64 {
-	sum += n * 5 / 8
-	mean := sum / n
-	if sum%n < 0 {
-		mean--
-	}
-	return mean
-}
-
-// medianStep is a median of nine differences spread over the column, of each three and then of the three, which a gap
-// or two do not move.
-func medianStep(values []uint64) uint64 {
-	var steps [9]int64
-	for i := range steps {
-		at := 1 + i*(len(values)-2)/(len(steps)-1)
-		steps[i] = int64(values[at] - values[at-1])
-	}
-	return uint64(median(
-		median(steps[0], steps[1], steps[2]), median(steps[3], steps[4], steps[5]), median(steps[6], steps[7], steps[8])))
-}
-
-func median(a, b, c int64) int64 { return max(min(a, b), min(max(a, b), c)) }
-
-// estimate is about how many bits putResiduals needs, from the sum of each block alone.
-func estimate(residuals []uint64) int {
-	cost := 0
-	for len(residuals) > 0 {
-		block := residuals[:min(blockLen, len(residuals))]
-		residuals = residuals[len(block):]
-		cost += blockCost(cappedSum(block), len(block))
-	}
-	return cost
-}
-
-func cappedSum(block []uint64) (sum uint64) {
-	for _, u := range block {
-		sum += min(u, sumCap)
-	}
-	return sum
-}
-
-// blockCost is about how many bits a block of n residuals of this sum takes.
-func blockCost(sum uint64, n int) int {
-	if sum == 0 {
-		return 1
-	}
-	k := riceParameter(sum, n)
-	return 1 + n*(int(k)+1) + int(sum>>k)
-}
-
-// riceParameter is the parameter that suits residuals of this sum: about log2 of 0.7 times the mean.
-func riceParameter(sum uint64, n int) uint {
-	return uint(max(0, min(bits.Len64(sum*45/64/uint64(n)), riceMax+1)-1)) & 63
-}
-
-// riceCost is what a block costs with parameter k, exactly.
-func riceCost(block []uint64, k uint) int {
-	cost := len(block) * (1 + int(k))
-	for _, u := range block {
-		if q := u >> k; q < riceEscape {
-			cost += int(q)
-		} else {
-			cost += riceEscape + 6 + bits.Len64(u) - int(k)
-		}
-	}
-	return cost
-}
-
-// putResiduals writes residuals in blocks, each with the parameter that costs least.
-func putResiduals(w *bitWriter, residuals []uint64) {
-	last := uint(0)
-	for begin := 0; begin < len(residuals); begin += blockLen {
-		block := residuals[begin:min(begin+blockLen, len(residuals))]
-		k := blockParameter(block)
-		if begin == 0 {
-			w.put(uint64(k), riceBits)
-		} else {
-			if k != last && k != riceZeros && last != riceZeros && riceCost(block, last) <= riceCost(block, k)+riceBits {
-				k = last
-			}
-			w.putBit(k == last)
-			if k != last {
-				w.put(uint64(k), riceBits)
-			}
-		}
-		last = k
-		if k != riceZeros {
-			w.putRice(block, k)
-		}
-	}
-}
-
-// putRice appends a block with parameter k.
-func (w *bitWriter) putRice(block []uint64, k uint) {
-	one := uint64(1) << (k & 63)
-	acc, used := w.acc, w.used // in registers
-	for _, u := range block {
-		q := u >> (k & 63)
-		n := uint(q) + 1 + k
-		if q >= riceEscape || n > 64 {
-			w.acc, w.used = acc, used
-			w.putWide(u, k)
-			acc, used = w.acc, w.used
-			continue
-		}
-		code := one | u&(one-1)
-		if used += n; used < 64 {
-			acc = acc<<(n&63) | code
-			continue
-		}
-		used -= 64
-		w.buf = binary.BigEndian.AppendUint64(w.buf, acc<<((n-used)&63)|code>>(used&63))
-		acc = code & (1<<(used&63) - 1)
-	}
-	w.acc, w.used = acc, used
-}
-
-// putWide appends a residual whose code is an escape or longer than 64 bits.
-func (w *bitWriter) putWide(u uint64, k uint) {
-	if q := u >> k; q < riceEscape {
-		w.put(1, uint(q)+1)
-		w.put(u&(1<<k-1), k)
+	w.put(&m.order, uint64(s.order))
+	w.putSigned(&m.first, values[0]-origin)
+	if s.order == 0 {
 		return
 	}
-	n := uint(bits.Len64(u))
-	w.put(1, riceEscape+1)
-	w.put(uint64(n-1), 6)
-	w.put(u, n)
+	w.put(&m.memory, uint64(s.memory))
+	switch s.order {
+	case 1:
+		w.putSigned(&m.drift, s.drift)
+	case 2:
+		w.putSigned(&m.slope, values[1]-values[0])
+	case 3:
+		w.put(&m.bend, uint64(s.bend))
+		w.putSigned(&m.slope, values[1]-values[0])
+		w.putSigned(&m.turn, values[2]-2*values[1]+values[0])
+	}
+	w.putResiduals(&m.residuals, c.best[s.order:])
 }
 
-// blockParameter is the Rice parameter of least cost near the one that the sum suggests.
-func blockParameter(block []uint64) uint {
-	sum, all := uint64(0), uint64(0)
-	for _, u := range block {
-		sum += u
-		all |= u
-	}
-	if all == 0 {
-		return riceZeros
-	}
-	if all >= sumCap {
-		sum = cappedSum(block)
-	}
-	k := riceParameter(sum, len(block))
-	var cost, lower, higher int
-	if k > 0 && all>>(k-1) < riceEscape { // nothing is escaped: three costs in one go
-		for _, u := range block {
-			lower += int(u >> ((k - 1) & 63))
-			cost += int(u >> (k & 63))
-			higher += int(u >> ((k + 1) & 63))
-		}
-		cost += len(block)
-		higher += 2 * len(block)
-		if cost <= lower && cost <= higher {
-			return k
-		}
-	}
-	cost = riceCost(block, k)
-	// Few large residuals among small ones are escaped; many are not, and the sum may say too little of them.
-	if wide := uint(max(0, min(bits.Len64(slices.Max(block))-3, riceMax))); wide > k+riceBits && riceCost(block, wide) < cost {
-		k, cost = wide, riceCost(block, wide)
-	}
-	for k > 0 {
-		if lower = riceCost(block, k-1); lower >= cost {
-			break
-		}
-		k, cost = k-1, lower
-	}
-	for k < riceMax {
-		if higher = riceCost(block, k+1); higher >= cost {
-			break
-		}
-		k, cost = k+1, higher
-	}
-	return k
-}
-
-// getIntegers appends a column of n values to dst, growing it only as far as the bits go.
-func getIntegers(r *bitReader, dst []uint64, n int, origin uint64, times bool) []uint64 {
-	s := shape{kind: predictor(r.get(3)), first: r.getSigned(orderFirst) + origin}
-	if s.kind > predictStep || s.kind == predictConstant && times && n > 1 {
+// getIntegers appends a column of n values to dst, growing it only as far as the bytes go.
+func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin uint64, times bool) []uint64 {
+	order := r.get(&m.order)
+	if order >= orders || order > uint64(n) || order == 0 && times && n > 1 {
 		r.bad = true
 		return dst
 	}
+	s := shape{order: uint(order)}
+	first := r.getSigned(&m.first) + origin
 	begin := len(dst)
-	switch s.kind {
-	case predictLine:
-		s.shift = uint(r.get(5))
-		s.slope = r.getSigned(orderSlope)
-	case predictStep:
-		s.slope = r.getSigned(orderStep)
-	case predictConstant:
-		dst = slices.Grow(dst, n)[:begin+n]
-		dst[begin] = s.first
-		s.restore(dst[begin:])
-		return dst
-	}
-	if s.warmup() > 0 {
-		dst = append(dst, s.first)
-	}
-	for i := 1; i < s.warmup() && i < n; i++ {
-		dst = append(dst, dst[len(dst)-1]+r.getSigned(orderWarmup))
-	}
-	dst = getResiduals(r, dst, n-(len(dst)-begin))
-	if r.bad {
-		return dst
-	}
-	s.restore(dst[begin:])
-	return dst
-}
-
-// getResiduals appends n residuals, block by block.
-func getResiduals(r *bitReader, dst []uint64, n int) []uint64 {
-	k := uint(0)
-	for done := 0; done < n; done += blockLen {
-		if done == 0 || !r.getBit() {
-			k = uint(r.get(riceBits))
+	if s.order == 0 {
+		for range n {
+			dst = append(dst, first)
 		}
-		if r.bad || k > riceMax && k != riceZeros {
+		return dst
+	}
+	memory := r.get(&m.memory)
+	if memory >= memories {
+		r.bad = true
+		return dst
+	}
+	s.memory = uint(memory)
+	dst = append(dst, first)
+	switch s.order {
+	case 1:
+		s.drift = r.getSigned(&m.drift)
+	case 2:
+		dst = append(dst, first+r.getSigned(&m.slope))
+	case 3:
+		bend := r.get(&m.bend)
+		if bend > bendMost {
 			r.bad = true
 			return dst
 		}
-		count := min(blockLen, n-done)
-		dst = slices.Grow(dst, count)
-		if k == riceZeros {
-			begin := len(dst)
-			dst = dst[:begin+count]
-			clear(dst[begin:])
-			continue
-		}
-		for range count {
-			dst = append(dst, r.getRice(k))
-		}
-		if r.bad {
-			return dst
-		}
+		s.bend = int64(bend)
+		slope := r.getSigned(&m.slope)
+		dst = append(dst, first+slope, first+2*slope+r.getSigned(&m.turn))
+	}
+	dst = r.getResiduals(&m.residuals, dst, n-int(s.order))
+	if !r.bad {
+		s.restore(dst[begin:])
 	}
 	return dst
-}
-
-// getRice reads one residual.
-func (r *bitReader) getRice(k uint) uint64 {
-	q := uint(bits.LeadingZeros64(r.peek() | 1))
-	switch {
-	case q < riceEscape:
-		r.skip(q + 1)
-		return uint64(q)<<k | r.get(k)
-	case q == riceEscape:
-		r.skip(q + 1)
-		return r.get(uint(r.get(6)) + 1)
-	}
-	r.bad = true
-	return 0
 }

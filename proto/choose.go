@@ -1,0 +1,240 @@
+package telemetrypb
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+)
+
+// choose finds a predictor that costs little, by integers alone: every machine writes the same bytes. Its residuals
+// are left in c.best.
+func (c *integerCoder) choose(values []uint64, times bool) shape {
+	n := len(values)
+	if n == 1 || !times && allEqual(values) {
+		return shape{}
+	}
+	c.trial = slices.Grow(c.trial[:0], n)[:n]
+	c.best = slices.Grow(c.best[:0], n)[:n]
+	c.least = math.MaxInt32
+	d := walkDifferences(values)
+	c.climb(shape{order: 1, memory: startMemory(-d.lag1, d.square1, 13, 29)}, values)
+	if most := (n - 1) * 3 / 4; n > 3 && (d.up >= most || d.down >= most) { // counters, times
+		c.climb(shape{order: 1, memory: c.shape.memory, drift: medianStep(values)}, values)
+	}
+	if n > 3 {
+		c.climb(shape{order: 2, memory: startMemory(-d.lag2, d.square2, 19, 40)}, values)
+	}
+	if c.least > 2*bitCost*n {
+		if bend, ok := fitBend(values); ok {
+			c.swing(shape{order: 3, memory: 1, bend: bend}, values)
+		}
+	}
+	return c.shape
+}
+
+// try keeps a shape if it costs less than those before.
+func (c *integerCoder) try(s shape, values []uint64) bool {
+	cost := c.cost(&s, values)
+	if cost >= c.least {
+		return false
+	}
+	c.shape, c.least = s, cost
+	c.best, c.trial = c.trial, c.best
+	return true
+}
+
+// climb tries a shape, then, if it is any good, longer or else shorter memories for as long as that helps.
+func (c *integerCoder) climb(s shape, values []uint64) {
+	cost := c.cost(&s, values)
+	if cost < c.least {
+		c.shape, c.least = s, cost
+		c.best, c.trial = c.trial, c.best
+	} else if cost > c.least+c.least/4 {
+		return
+	}
+	moved := false
+	for s.memory++; s.memory < memories && c.try(s, values); s.memory++ {
+		moved = true
+	}
+	if moved || c.shape.memory == 0 {
+		return
+	}
+	for s.memory -= 2; s.memory < memories && c.try(s, values); s.memory-- {
+	}
+}
+
+// swing is climb for an oscillation: the longer the memory, the more exact the bend has to be.
+func (c *integerCoder) swing(s shape, values []uint64) {
+	if !c.try(s, values) {
+		return
+	}
+	for step := int64(bendStep); step > 0; step /= 4 {
+		for _, by := range []int64{-step, step} {
+			s := c.shape
+			if s.bend += by; s.bend >= 0 && s.bend <= bendMost && c.try(s, values) {
+				break
+			}
+		}
+		s := c.shape
+		for s.memory++; s.memory < memories && c.try(s, values); s.memory++ {
+		}
+	}
+}
+
+// differences is what one walk over a column tells of it.
+type differences struct {
+	up, down                     int   // differences above and below zero
+	square1, lag1, square2, lag2 int64 // of first and second differences: sums of squares, and of products with the one before
+}
+
+// walkDifferences looks at no more than the first values, and at large differences as if they were smaller: it is to tell
+// noise from movement.
+func walkDifferences(values []uint64) (d differences) {
+	const most = 1 << 20
+	last, d1, d2 := values[0], int64(0), int64(0)
+	for _, v := range values[1:] {
+		by := int64(v - last)
+		last = v
+		if by > 0 {
+			d.up++
+		} else if by < 0 {
+			d.down++
+		}
+		by = max(-most, min(by, most))
+		second := by - d1
+		d.square1 += by * by
+		d.lag1 += by * d1
+		d.square2 += second * second
+		d.lag2 += second * d2
+		d1, d2 = by, second
+	}
+	return d
+}
+
+// startMemory goes by the correlation with the difference before, in 1/64: noise shows as a negative one.
+func startMemory(lag, square int64, some, much int64) uint {
+	large := max(0, bits.Len64(uint64(square))-50)
+	switch lag, square = lag>>large<<6, square>>large; {
+	case lag <= some*square:
+		return 0
+	case lag < much*square:
+		return 1
+	}
+	return 4
+}
+
+// allEqual says whether a column is constant.
+func allEqual(values []uint64) bool {
+	for _, v := range values {
+		if v != values[0] {
+			return false
+		}
+	}
+	return true
+}
+
+// medianStep is the median of up to nine differences spread over the column, which a gap or two do not move.
+func medianStep(values []uint64) uint64 {
+	const probes = 9
+	var steps [probes]int64
+	for i := range steps {
+		at := 1 + i*(len(values)-2)/(probes-1)
+		steps[i] = int64(values[at] - values[at-1])
+	}
+	slices.Sort(steps[:])
+	return uint64(steps[probes/2])
+}
+
+const (
+	bendLags  = 9
+	bendSpan  = 512 // values looked at
+	bendStep  = 16
+	bendLarge = 1 << 20 // differences from here on are no oscillation
+)
+
+// fitBend is the bend of an oscillation, from how differences go with those before. Noise that is new with every value does
+// not show at the lags from 3 on; false where nothing else does.
+func fitBend(values []uint64) (bend int64, ok bool) {
+	values = values[:min(len(values), bendSpan)]
+	if len(values) < 4*bendLags {
+		return 0, false
+	}
+	var d [bendSpan]int32
+	for i := range values[1:] {
+		by := int64(values[i+1] - values[i])
+		if by >= bendLarge || by <= -bendLarge {
+			return 0, false
+		}
+		d[i] = int32(by)
+	}
+	var r [bendLags]int64
+	n := len(values) - 1
+	for k := range r {
+		sum := int64(0)
+		for i, by := range d[bendLags-k : n-k] {
+			sum += int64(by) * int64(d[bendLags+i])
+		}
+		r[k] = sum
+	}
+	shift := uint(max(0, bits.Len64(uint64(r[0]))-24))
+	above, below := int64(0), int64(0)
+	for k := range r {
+		r[k] >>= shift
+	}
+	for k := 3; k+1 < bendLags; k++ {
+		above += r[k] * (r[k-1] + r[k+1])
+		below += r[k] * r[k]
+	}
+	if below < 1<<bendBits || below < r[0]*r[0]/4 {
+		return 0, false
+	}
+	return max(0, min(2<<bendBits-above/(below>>bendBits), bendMost)), true
+}
+
+// cost is about how many bits a column takes, with its residuals left in c.trial.
+func (c *integerCoder) cost(s *shape, values []uint64) int {
+	if len(values) <= int(s.order) {
+		return math.MaxInt32
+	}
+	s.residuals(c.trial, values)
+	bits := 0
+	switch s.order {
+	case 1:
+		bits = numberBits(s.drift)
+	case 2:
+		bits = numberBits(values[1] - values[0])
+	case 3:
+		bits = numberBits(uint64(s.bend)) + numberBits(values[1]-values[0]) + numberBits(values[2]-2*values[1]+values[0])
+	}
+	return bits*bitCost + residualCost(c.trial[s.order:])
+}
+
+// numberBits is about what a signed number takes.
+func numberBits(v uint64) int { return 2 + bits.Len64(zigzag(v)) }
+
+const (
+	costBlock = 32
+	bitCost   = 16 // costs are in 1/16 bit
+)
+
+// residualCost is about what residuals take: log2(1 + 3 × mean) bits each, within a few per cent of the entropy of a
+// geometric distribution.
+func residualCost(residuals []uint64) int {
+	cost := 0
+	for len(residuals) > 0 {
+		block := residuals[:min(costBlock, len(residuals))]
+		residuals = residuals[len(block):]
+		sum := uint64(0)
+		for _, u := range block {
+			sum += min(u, 1<<meanMost-1)
+		}
+		cost += len(block) * (log2Cost(256+768*sum/uint64(len(block))) - log2Cost(256))
+	}
+	return cost
+}
+
+// log2Cost is log2 of x, linear between powers of two, x ≥ bitCost.
+func log2Cost(x uint64) int {
+	n := bits.Len64(x)
+	return n*bitCost + int(x>>(n-5)&(bitCost-1))
+}
