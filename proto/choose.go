@@ -6,6 +6,9 @@ import (
 	"slices"
 )
 
+// fewValues is how many a column has for which a search pays.
+const fewValues = 10
+
 // choose finds a predictor that costs little, by integers alone: every machine writes the same bytes. Its residuals
 // are left in c.best.
 func (c *integerCoder) choose(values []uint64, times bool) shape {
@@ -17,15 +20,25 @@ func (c *integerCoder) choose(values []uint64, times bool) shape {
 	c.best = slices.Grow(c.best[:0], n)[:n]
 	c.least = math.MaxInt32
 	d := walkDifferences(values)
+	if n < fewValues { // what a search could save is less than the time is worth
+		s := shape{order: 1}
+		if n > 2 && d.square2 < d.square1/2 {
+			s.order = 2
+		}
+		c.try(s, values)
+		return c.shape
+	}
 	c.climb(shape{order: 1, memory: startMemory(-d.lag1, d.square1, 13, 29)}, values)
 	if most := (n - 1) * 3 / 4; n > 3 && (d.up >= most || d.down >= most) { // counters, times
 		c.climb(shape{order: 1, memory: c.shape.memory, drift: medianStep(values)}, values)
 	}
-	if n > 3 {
+	// A line helps where differences follow one another, or where there is a way to go beneath the noise.
+	if n > 3 && (d.square2 < d.square1 || d.lag1 < -d.square1/4 && way(values) > 16*(d.square1/int64(n))) {
 		c.climb(shape{order: 2, memory: startMemory(-d.lag2, d.square2, 19, 40)}, values)
 	}
 	if c.least > 2*bitCost*n {
 		if bend, ok := fitBend(values); ok {
+			c.try(shape{order: 3}, values)
 			c.swing(shape{order: 3, memory: 1, bend: bend}, values)
 		}
 	}
@@ -45,6 +58,8 @@ func (c *integerCoder) try(s shape, values []uint64) bool {
 
 // climb tries a shape, then, if it is any good, longer or else shorter memories for as long as that helps.
 func (c *integerCoder) climb(s shape, values []uint64) {
+	longest := min(uint(bits.Len(uint(len(values)))), memories-1) // what is longer than the column makes no difference
+	s.memory = min(s.memory, longest)
 	cost := c.cost(&s, values)
 	if cost < c.least {
 		c.shape, c.least = s, cost
@@ -53,7 +68,7 @@ func (c *integerCoder) climb(s shape, values []uint64) {
 		return
 	}
 	moved := false
-	for s.memory++; s.memory < memories && c.try(s, values); s.memory++ {
+	for s.memory++; s.memory <= longest && c.try(s, values); s.memory++ {
 		moved = true
 	}
 	if moved || c.shape.memory == 0 {
@@ -111,6 +126,17 @@ func walkDifferences(values []uint64) (d differences) {
 	return d
 }
 
+// way is the sum of the squares of how far a column goes in each quarter.
+func way(values []uint64) (sum int64) {
+	const most = 1 << 28
+	for i := range 4 {
+		by := int64(values[(i+1)*(len(values)-1)/4] - values[i*(len(values)-1)/4])
+		by = max(-most, min(by, most))
+		sum += by * by
+	}
+	return sum
+}
+
 // startMemory goes by the correlation with the difference before, in 1/64: noise shows as a negative one.
 func startMemory(lag, square int64, some, much int64) uint {
 	large := max(0, bits.Len64(uint64(square))-50)
@@ -146,10 +172,10 @@ func medianStep(values []uint64) uint64 {
 }
 
 const (
-	bendLags  = 9
-	bendSpan  = 512 // values looked at
-	bendStep  = 16
-	bendLarge = 1 << 20 // differences from here on are no oscillation
+	bendLags     = 9
+	bendSpan     = 512 // values looked at
+	bendStep     = 16
+	bendBitsKept = 22 // of a difference, its sign included
 )
 
 // fitBend is the bend of an oscillation, from how differences go with those before. Noise that is new with every value does
@@ -159,13 +185,14 @@ func fitBend(values []uint64) (bend int64, ok bool) {
 	if len(values) < 4*bendLags {
 		return 0, false
 	}
+	largest := uint64(0)
+	for i := range values[1:] {
+		largest |= zigzag(values[i+1] - values[i])
+	}
+	large := max(0, bits.Len64(largest)-bendBitsKept)
 	var d [bendSpan]int32
 	for i := range values[1:] {
-		by := int64(values[i+1] - values[i])
-		if by >= bendLarge || by <= -bendLarge {
-			return 0, false
-		}
-		d[i] = int32(by)
+		d[i] = int32(int64(values[i+1]-values[i]) >> large)
 	}
 	var r [bendLags]int64
 	n := len(values) - 1

@@ -26,17 +26,13 @@ func (c *chance) below(width uint32) uint32 {
 
 // learn takes note of a decision.
 func (c *chance) learn(bit uint32) {
-	rate := uint(bits.Len16(c.seen + 1))
+	rate := bits.Len16(c.seen+1) & 15
 	if c.seen < seenMost {
 		c.seen++
 	}
 	p := uint16(c.half) ^ 0x8000
-	if bit == 0 {
-		p += (0xffff - p) >> rate
-	} else {
-		p -= p >> rate
-	}
-	c.half = int16(p ^ 0x8000)
+	ones := uint16(bit - 1) // of a 0: what is missing to one is p's complement
+	c.half = int16((p + (^p>>rate)&ones - (p>>rate)&^ones) ^ 0x8000)
 }
 
 // rangeWriter appends decisions to buf.
@@ -50,14 +46,19 @@ func newRangeWriter(buf []byte) rangeWriter {
 	return rangeWriter{buf: buf, width: 1<<32 - 1}
 }
 
-// add raises the code; a carry runs back through the bytes that stand already, never past their beginning.
+// add raises the code.
 func (w *rangeWriter) add(n uint32) {
 	w.low += n
 	if w.low < n {
-		i := len(w.buf) - 1
-		for w.buf[i]++; w.buf[i] == 0; w.buf[i]++ {
-			i--
-		}
+		w.carry()
+	}
+}
+
+// carry runs back through the bytes that stand already, never past their beginning.
+func (w *rangeWriter) carry() {
+	i := len(w.buf) - 1
+	for w.buf[i]++; w.buf[i] == 0; w.buf[i]++ {
+		i--
 	}
 }
 
@@ -72,14 +73,17 @@ func (w *rangeWriter) shift() {
 // bit writes a decision.
 func (w *rangeWriter) bit(c *chance, bit uint32) {
 	below := c.below(w.width)
-	if bit == 0 {
-		w.width = below
-	} else {
-		w.add(below)
-		w.width -= below
+	mask := -bit // a branch would be guessed wrongly as often as the decision is worth
+	low := w.low
+	w.low += below & mask
+	w.width = below + (w.width-2*below)&mask
+	if w.low < low {
+		w.carry()
 	}
 	c.learn(bit)
-	w.shift()
+	if w.width < minWidth {
+		w.shift()
+	}
 }
 
 // plain writes the low n bits of v, of which nothing can be learnt.
@@ -174,29 +178,32 @@ func (r *rangeReader) atEnd() bool { return !r.bad && r.at == len(r.b)+tailZeros
 
 // Sizes of a number's model.
 const (
-	lengthModels = 16 // lengths from here on are learnt as one
-	topNodes     = 3  // of the tree of the two bits below the leading one
+	lengthModels = 13 // lengths from here on are plain
+	lengthBits   = 6
+	topNodes     = 3 // of the tree of the two bits below the leading one
 )
 
 // number is what is known of numbers of one meaning: their length in bits, and the two bits below the leading one.
 type number struct {
 	length [lengthModels]chance
-	top    [lengthModels][topNodes]chance
+	top    [lengthModels - 1][topNodes]chance // from the length 2 on
 }
 
 // put writes u.
 func (w *rangeWriter) put(m *number, u uint64) {
 	n := uint(bits.Len64(u))
-	for i := range n {
-		w.bit(&m.length[min(i, lengthModels-1)], 1)
+	for i := range min(n, lengthModels) {
+		w.bit(&m.length[i], 1)
 	}
-	if n < 64 {
-		w.bit(&m.length[min(n, lengthModels-1)], 0)
+	if n < lengthModels {
+		w.bit(&m.length[n], 0)
+	} else {
+		w.plain(uint64(n-lengthModels), lengthBits)
 	}
 	if n < 2 {
 		return
 	}
-	top := &m.top[min(n, lengthModels)-1]
+	top := &m.top[min(n, lengthModels)-2]
 	first := uint32(u>>(n-2)) & 1
 	w.bit(&top[0], first)
 	if n > 2 {
@@ -208,13 +215,19 @@ func (w *rangeWriter) put(m *number, u uint64) {
 // get reads what put wrote.
 func (r *rangeReader) get(m *number) uint64 {
 	n := uint(0)
-	for n < 64 && r.bit(&m.length[min(n, lengthModels-1)]) == 1 {
+	for n < lengthModels && r.bit(&m.length[n]) == 1 {
 		n++
 	}
 	if n < 2 {
 		return uint64(n)
 	}
-	top := &m.top[min(n, lengthModels)-1]
+	top := &m.top[min(n, lengthModels)-2]
+	if n == lengthModels {
+		if n += uint(r.plain(lengthBits)); n > 64 {
+			r.bad = true
+			return 0
+		}
+	}
 	first := r.bit(&top[0])
 	if n == 2 {
 		return 2 | uint64(first)

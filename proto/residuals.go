@@ -8,7 +8,7 @@ const (
 	meanBits   = 8  // fraction of the running mean
 	meanRate   = 4  // a residual moves it by 1/16
 	meanMost   = 48 // residuals count at most as 2^48 − 1 towards it
-	scaleMost  = 10 // octaves of the mean that have models of their own: above, low bits are plain
+	scaleMost  = 9  // octaves of the mean that have models of their own: above, low bits are plain
 	scaleCount = 2 * (scaleMost + 1)
 )
 

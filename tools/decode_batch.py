@@ -143,8 +143,8 @@ class Decisions:
 
 class Model:
     def __init__(self):
-        self.length = [[32768, 0] for _ in range(16)]
-        self.top = [[[32768, 0] for _ in range(3)] for _ in range(17)]
+        self.length = [[32768, 0] for _ in range(13)]
+        self.top = [[[32768, 0] for _ in range(3)] for _ in range(14)]
 
 
 def unzigzag(u):
@@ -160,11 +160,15 @@ class Body:
     def number(self, name):
         model = self.models.setdefault(name, Model())
         n = 0
-        while n < 64 and self.d.decide(model.length[min(n, 15)]):
+        while n < 13 and self.d.decide(model.length[n]):
             n += 1
         if n < 2:
             return n
-        top = model.top[min(n, 16)]
+        top = model.top[n]
+        if n == 13:
+            n += self.d.plain(6)
+            if n > 64:
+                raise Malformed("number of more than 64 bits")
         first = self.d.decide(top[0])
         if n == 2:
             return 2 + first
@@ -282,8 +286,8 @@ class Body:
         for _ in range(n):
             bits = mean.bit_length()
             below = mean >> (bits - 2) & 1 if bits > 1 else 0
-            low = max(bits - 10, 0)
-            u = self.number("%s.%d" % (models, 2 * min(bits, 10) + below)) << low
+            low = max(bits - 9, 0)
+            u = self.number("%s.%d" % (models, 2 * min(bits, 9) + below)) << low
             u |= self.d.plain(low)
             if u > M64:
                 raise Malformed("residual of more than 64 bits")
