@@ -85,8 +85,8 @@ func AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 }
 
 // DecodeSamples appends the samples of a columnar body to dst: signals ascending by id, each signal's samples in the
-// order they were put in. A body that claims more than MaxSamples, or more times than its bits can hold, is refused
-// before anything is allocated for it. On an error dst comes back as it was.
+// order they were put in. A body that claims more than MaxSamples is refused before
+// anything is allocated for them, and memory grows only with what is decoded. On an error dst comes back as it was.
 func DecodeSamples(dst []Sample, body []byte) ([]Sample, error) {
 	return decodeSamples(dst, body, MaxSamples)
 }
