@@ -251,11 +251,13 @@ func residualCost(residuals []uint64) int {
 	for len(residuals) > 0 {
 		block := residuals[:min(costBlock, len(residuals))]
 		residuals = residuals[len(block):]
-		sum := uint64(0)
+		sum, length := uint64(0), 0
 		for _, u := range block {
 			sum += min(u, 1<<meanMost-1)
+			length += bits.Len64(u)
 		}
-		cost += len(block) * (log2Cost(256+768*sum/uint64(len(block))) - log2Cost(256))
+		even := len(block) * (log2Cost(256+768*sum/uint64(len(block))) - log2Cost(256))
+		cost += min(even, (2*length+len(block)/4)*bitCost) // a few far out among small ones cost no more than their lengths
 	}
 	return cost
 }

@@ -178,6 +178,7 @@ func TestColumnsAreSmall(t *testing.T) {
 		{"noise about a slope", column(1, 10000, func(i int) Sample { return IntSample(0, 0, int64(i)*37/10+random.Int64N(32)) }), 7200},
 		{"parabola", column(1, 200, func(i int) Sample { return IntSample(0, 0, int64(i)*int64(i)*50+random.Int64N(2)) }), 200*4/8 + 64},
 		{"cubic", column(1, 200, func(i int) Sample { return IntSample(0, 0, int64(i)*int64(i)*int64(i)*9) }), 230},
+		{"steps far apart", column(1, 1000, func(i int) Sample { return IntSample(0, 0, int64((i+45)/50)*(1<<30+12345)) }), 300},
 		{"one bit of noise", column(1, 10000, func(int) Sample { return IntSample(0, 0, 1000+random.Int64N(2)) }), 10000*3/2/8 + 100},
 		{"ten bits of noise", column(1, 10000, func(int) Sample { return IntSample(0, 0, random.Int64N(1024)) }), 10000*11/8 + 64},
 		{"64 bits of noise", column(1, 10000, func(int) Sample { return UintSample(0, 0, random.Uint64()) }), 10000*69/8 + 64},

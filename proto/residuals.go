@@ -29,13 +29,14 @@ func startMean(octave uint) runningMean {
 	return 3 << (octave - 2)
 }
 
-// octave of the mean of these, for startMean.
+// octaveOf is the octave of the mean of these, for startMean, or what their lengths say where a few are far out.
 func octaveOf(residuals []uint64) uint {
-	sum := uint64(0)
+	sum, length := uint64(0), 0
 	for _, u := range residuals {
 		sum += min(u, 1<<meanMost-1)
+		length += bits.Len64(u)
 	}
-	return uint(bits.Len64(sum << meanBits / uint64(len(residuals))))
+	return min(uint(bits.Len64(sum<<meanBits/uint64(len(residuals)))), uint(length/len(residuals))+meanBits+1)
 }
 
 // scale is which model comes next, and how many low bits are plain.
