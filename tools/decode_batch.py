@@ -326,4 +326,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Malformed as error:
+        sys.exit("malformed: %s" % error)
