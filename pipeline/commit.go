@@ -115,12 +115,8 @@ func (p *Pipeline) journal(c *commit, l *lane) {
 		l.seq = p.queue.Reserve(l.id)
 	}
 	news := l.samples[l.journaled:]
-	bytes, err := appendJournal(c.bytes[l.id][:0], &p.encoder, l.journaled, news)
+	bytes := appendJournal(c.bytes[l.id][:0], l.journaled, news)
 	c.bytes[l.id] = bytes
-	if err != nil {
-		p.log.Error("samples could not be journaled", "lane", telemetrypb.LaneName(l.id), "samples", len(news), "err", err)
-		return // they are still in the open batch, which tells when it is sealed
-	}
 	c.journal = append(c.journal, Journal{
 		Lane: l.id, Seq: l.seq,
 		BootID: p.o.BootID, BootCount: p.o.BootCount, Catalogue: p.catalogue,

@@ -177,11 +177,7 @@ func TestRecoveryPartsNothing(t *testing.T) {
 					samples = append(samples, s)
 				}
 			}
-			b, err := appendJournal(nil, &telemetrypb.Encoder{}, before, samples)
-			if err != nil {
-				t.Fatal(err)
-			}
-			entries = append(entries, Journal{Lane: rawLane, Seq: 7, BootID: [16]byte{1}, Bytes: b})
+			entries = append(entries, Journal{Lane: rawLane, Seq: 7, BootID: [16]byte{1}, Bytes: appendJournal(nil, before, samples)})
 			before += len(samples)
 			total += len(samples)
 		}

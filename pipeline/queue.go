@@ -1,9 +1,6 @@
 package pipeline
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -40,35 +37,4 @@ type Queue interface {
 	// a lane's oldest first; journal entries come again with the same or more samples. It is called from one goroutine at a time, at times while
 	// another one calls Reserve.
 	Commit([]Sealed, []Journal) error
-}
-
-// A journal entry's bytes:
-//
-//	┌──────────┬───────────────────────────────┬───────────────────────────────┐
-//	│ 1 (byte) │ samples before it (uvarint)   │ body, as AppendSamples writes │
-//	└──────────┴───────────────────────────────┴───────────────────────────────┘
-//
-// The number makes an entry that was committed although the disk said no, and then committed again with what had
-// come meanwhile, harmless: the later entry stands for the earlier one.
-const journalFormat = 1
-
-func appendJournal(dst []byte, e *telemetrypb.Encoder, before int, samples []telemetrypb.Sample) ([]byte, error) {
-	dst = append(dst, journalFormat)
-	dst = binary.AppendUvarint(dst, uint64(before))
-	return e.AppendSamples(dst, samples)
-}
-
-func decodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples []telemetrypb.Sample, err error) {
-	if len(b) == 0 || b[0] != journalFormat {
-		return 0, dst, fmt.Errorf("journal entry of %d bytes: not of format %d: %w", len(b), journalFormat, telemetrypb.ErrMalformed)
-	}
-	before, n := binary.Uvarint(b[1:])
-	if n <= 0 || before > telemetrypb.MaxSamples {
-		return 0, dst, fmt.Errorf("journal entry of %d bytes: no place in its batch: %w", len(b), telemetrypb.ErrMalformed)
-	}
-	samples, err = telemetrypb.DecodeSamples(dst, b[1+n:])
-	if err != nil {
-		return 0, dst, fmt.Errorf("journal entry of %d bytes: %w", len(b), err)
-	}
-	return before, samples, nil
 }

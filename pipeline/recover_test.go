@@ -13,15 +13,14 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
-// journaled reads a journal entry as its comment in queue.go describes it.
+// journaled reads a journal entry.
 func journaled(t testing.TB, b []byte) []telemetrypb.Sample {
 	t.Helper()
-	_, n := binary.Uvarint(b[1:])
-	list, err := telemetrypb.DecodeSamples(nil, b[1+n:])
-	if err != nil || b[0] != 1 || n <= 0 {
-		t.Fatalf("journal entry % x: %v", b, err)
+	list, err := pipeline.ReadJournal([]pipeline.Journal{{Lane: telemetry, Seq: 1, Bytes: b}}, 1)
+	if err != nil || list[0].Damaged > 0 {
+		t.Fatalf("journal entry % x: %v %v", b, err, list)
 	}
-	return list
+	return list[0].Parts[0]
 }
 
 // promise is what was durable when the power went: each sample by its value, which is unique.
@@ -150,15 +149,18 @@ func TestRecoverSealsUnderTheSeqAndBootOfTheJournal(t *testing.T) {
 // TestRecoverDamage names the damage and what survives it.
 func TestRecoverDamage(t *testing.T) {
 	entry := func(seq uint64, before byte, values ...int64) pipeline.Journal {
-		var list []telemetrypb.Sample
-		for _, v := range values {
-			list = append(list, telemetrypb.IntSample(speed, v*1e6, v))
+		b := []byte{2, before}
+		at := int64(0)
+		for i, v := range values { // byte by byte, as the format's comment has it
+			if i == 0 {
+				b = append(binary.AppendUvarint(b, 2*(speed-1)<<2|3), byte(telemetrypb.KindInt)) // another kind, another time
+			} else {
+				b = append(b, 1<<2|1) // the same signal, another time
+			}
+			b = binary.AppendVarint(binary.AppendVarint(b, v*1e6-at), v)
+			at = v * 1e6
 		}
-		body, err := telemetrypb.AppendSamples([]byte{1, before}, list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pipeline.Journal{Lane: telemetry, Seq: seq, BootID: [16]byte{9}, BootCount: 2, Catalogue: [16]byte{5}, Bytes: body}
+		return pipeline.Journal{Lane: telemetry, Seq: seq, BootID: [16]byte{9}, BootCount: 2, Catalogue: [16]byte{5}, Bytes: b}
 	}
 	foreign := entry(1, 2, 3)
 	foreign.BootID[0] = 8
@@ -254,12 +256,9 @@ func TestRecoverSplitsWhatIsTooLong(t *testing.T) {
 
 // FuzzRecover: whatever stands in the journal, recovery ends, commits sound batches and settles the seq.
 func FuzzRecover(f *testing.F) {
-	body, err := telemetrypb.AppendSamples([]byte{1, 0}, []telemetrypb.Sample{telemetrypb.IntSample(1, 5, 6), telemetrypb.StringSample(2, 5, "x")})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(body, body)
-	f.Add(body[:len(body)-1], []byte{})
+	entry := []byte{2, 0, 3, byte(telemetrypb.KindInt), 10, 12, 2, byte(telemetrypb.KindString), 1, 'x'} // signal 1 at 5: 6; signal 2: x
+	f.Add(entry, entry)
+	f.Add(entry[:len(entry)-1], []byte{})
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f}, []byte{2})
 	sel := selection(f)
 	f.Fuzz(func(t *testing.T, a, b []byte) {

@@ -76,8 +76,7 @@ var encoders = sync.Pool{New: func() any { return new(Encoder) }}
 var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
 // AppendSamples appends the columnar body of samples, in any order, to dst. Each signal's samples keep their order;
-// that between signals is not kept. It also serves as the journal's form of what is not yet sealed. Safe for use from
-// several goroutines; one that encodes often keeps an Encoder.
+// that between signals is not kept. Safe for use from several goroutines; one that encodes often keeps an Encoder.
 func AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 	e := encoders.Get().(*Encoder)
 	defer encoders.Put(e)
