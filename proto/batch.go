@@ -34,7 +34,7 @@ func (e *Encoder) AppendBatch(dst []byte, h *Head, samples []Sample) ([]byte, er
 	}
 	e.body = body
 	c := content{codec: Codec_CODEC_COLUMNS_1, samples: len(samples)}
-	c.first, c.last = timeRange(samples)
+	c.first, c.last = e.timeRange()
 	e.envelope = appendEnvelope(e.envelope[:0], h, &c)
 	sealed, err := appendSealed(dst, e.envelope, e.body)
 	if err != nil {
@@ -142,7 +142,9 @@ func (v BatchView) readable(want Codec) error {
 	case v.Envelope.MinReader > Format:
 		return fmt.Errorf("batch for readers from %d: %w", v.Envelope.MinReader, ErrNewerFormat)
 	case v.Envelope.Cipher != Cipher_CIPHER_NONE:
-		return fmt.Errorf("body: %w: sealed with cipher %d, which this version cannot open", ErrMalformed, v.Envelope.Cipher)
+		return fmt.Errorf("body: cipher %d: %w", v.Envelope.Cipher, ErrNewerFormat)
+	case v.Envelope.Codec > Codec_CODEC_COLUMNS_1:
+		return fmt.Errorf("body: codec %d: %w", v.Envelope.Codec, ErrNewerFormat)
 	case v.Envelope.Codec != want:
 		return fmt.Errorf("body: %w: codec %d, not %d", ErrMalformed, v.Envelope.Codec, want)
 	}

@@ -279,8 +279,6 @@ func TestSamplesAgreeWithEnvelope(t *testing.T) {
 		"begins later": func(e *Envelope) { e.FirstNs++; e.SpanNs-- },
 		"ends later":   func(e *Envelope) { e.SpanNs++ },
 		"records":      func(e *Envelope) { e.Codec = Codec_CODEC_RECORDS },
-		"codec 9":      func(e *Envelope) { e.Codec = 9 },
-		"sealed":       func(e *Envelope) { e.Cipher = Cipher_CIPHER_AES_256_GCM },
 	} {
 		e := proto.Clone(view.Envelope).(*Envelope)
 		change(e)
@@ -291,6 +289,51 @@ func TestSamplesAgreeWithEnvelope(t *testing.T) {
 		kept := []Sample{IntSample(1, 1, 1)}
 		if out, err := lying.Samples(kept); err == nil || len(out) != 1 {
 			t.Errorf("%s: %d samples, %v", name, len(out), err)
+		}
+	}
+}
+
+// What a later version may write into a body is kept for it, not rejected: FORMAT.md, section 7. The decoder in Python says
+// the same of it.
+func TestNewerBodies(t *testing.T) {
+	good, err := AppendBatch(nil, exampleHead(), exampleSamples())
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, err := OpenBatch(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(e *Envelope, body []byte)
+		want   error
+	}{
+		"an unknown codec":  {func(e *Envelope, _ []byte) { e.Codec = 9 }, ErrNewerFormat},
+		"an unknown cipher": {func(e *Envelope, _ []byte) { e.Cipher = Cipher_CIPHER_AES_256_GCM }, ErrNewerFormat},
+		"body version 2":    {func(_ *Envelope, body []byte) { body[0] = 2 }, ErrNewerFormat},
+		"body version 0":    {func(_ *Envelope, body []byte) { body[0] = 0 }, ErrMalformed},
+		"no codec":          {func(e *Envelope, _ []byte) { e.Codec = 0 }, ErrMalformed},
+	} {
+		e, body := proto.Clone(view.Envelope).(*Envelope), slices.Clone(view.Body)
+		c.change(e, body)
+		sealed := sealAs(t, e, body)
+		newer, err := OpenBatch(sealed)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		kept := []Sample{IntSample(1, 1, 1)}
+		if out, err := newer.Samples(kept); !errors.Is(err, c.want) || len(out) != 1 {
+			t.Errorf("%s: %d samples, %v, want %v", name, len(out), err, c.want)
+		}
+		if c.want != ErrNewerFormat {
+			continue
+		}
+		decode := deps.Python(t, filepath.Join(deps.Root(t), "tools", "decode_batch.py"))
+		decode.Stdin = bytes.NewReader(AppendPayload(nil, false, nil, sealed, good))
+		var said bytes.Buffer
+		decode.Stderr = &said
+		if out, err := decode.Output(); err != nil || !strings.Contains(said.String(), "for a newer reader") || bytes.Count(out, []byte("\n")) != len(exampleSamples()) {
+			t.Errorf("%s: the decoder in Python prints %q, %q, %v", name, out, said.String(), err)
 		}
 	}
 }

@@ -6,41 +6,67 @@ import (
 	"slices"
 )
 
-// fewValues is how many a column has for which a search pays.
-const fewValues = 10
+const (
+	fewValues   = 24  // for fewer a search costs more time than it saves
+	mostWeighed = 256 // values, in the middle of a column, by which shapes are compared
+)
 
-// choose finds a predictor that costs little, by integers alone: every machine writes the same bytes. Its residuals
-// are left in c.best.
+// choose finds a predictor that costs little, by integers alone: every machine writes the same bytes.
 func (c *integerCoder) choose(values []uint64, times bool) shape {
 	n := len(values)
-	if n == 1 || !times && allEqual(values) {
+	if n == 1 {
 		return shape{}
 	}
-	c.trial = slices.Grow(c.trial[:0], n)[:n]
-	c.best = slices.Grow(c.best[:0], n)[:n]
-	c.least = math.MaxInt32
-	d := walkDifferences(values)
-	if n < fewValues { // what a search could save is less than the time is worth
-		s := shape{order: 1}
-		if n > 2 && d.square2 < d.square1/2 {
-			s.order = 2
+	c.least = math.MaxInt
+	window := values
+	if n > mostWeighed {
+		window = values[(n-mostWeighed)/2:][:mostWeighed]
+	}
+	if times {
+		return c.chooseTimes(window)
+	}
+	d := walkDifferences(window, 0)
+	if d.up+d.down == 0 && (len(window) == n || allEqual(values)) {
+		return shape{}
+	}
+	values, n = window, len(window)
+	if n < fewValues {
+		if d.square2() < d.square1/2 {
+			return shape{order: 2}
 		}
-		c.try(s, values)
-		return c.shape
+		return shape{order: 1, memory: startMemory(-d.lag1, d.square1, 18, 18)}
 	}
 	c.climb(shape{order: 1, memory: startMemory(-d.lag1, d.square1, 13, 29)}, values)
-	if most := (n - 1) * 3 / 4; n > 3 && (d.up >= most || d.down >= most) { // counters, times
+	if most := (n - 1) * 3 / 4; d.up >= most || d.down >= most { // counters
 		c.climb(shape{order: 1, memory: c.shape.memory, drift: medianStep(values)}, values)
 	}
 	// A line helps where differences follow one another, or where there is a way to go beneath the noise.
-	if n > 3 && (d.square2 < d.square1 || d.lag1 < -d.square1/4 && way(values) > 16*(d.square1/int64(n))) {
-		c.climb(shape{order: 2, memory: startMemory(-d.lag2, d.square2, 19, 40)}, values)
+	if c.least > bitCost*n && (d.square2() < d.square1 || d.lag1 < -d.square1/4 && way(values) > 16*(d.square1/int64(n))) {
+		c.climb(shape{order: 2, memory: startMemory(-d.lagOf2(), d.square2(), 19, 40)}, values)
 	}
 	if c.least > 2*bitCost*n {
 		if bend, ok := fitBend(values); ok {
 			c.try(shape{order: 3}, values)
 			c.swing(shape{order: 3, memory: 1, bend: bend}, values)
 		}
+	}
+	return c.shape
+}
+
+// chooseTimes chooses for times, which mostly come at a steady pace, each late by as much as it likes.
+func (c *integerCoder) chooseTimes(values []uint64) shape {
+	if len(values) < 4 {
+		return shape{order: 1}
+	}
+	pace := medianStep(values)
+	d := walkDifferences(values, int64(pace))
+	steady := shape{order: 1, memory: startMemory(-d.lag1, d.square1, 16, 24), drift: pace}
+	if len(values) < fewValues {
+		return steady
+	}
+	c.climb(steady, values)
+	if d.square2() < d.square1 {
+		c.climb(shape{order: 2, memory: startMemory(-d.lagOf2(), d.square2(), 19, 40)}, values)
 	}
 	return c.shape
 }
@@ -52,7 +78,6 @@ func (c *integerCoder) try(s shape, values []uint64) bool {
 		return false
 	}
 	c.shape, c.least = s, cost
-	c.best, c.trial = c.trial, c.best
 	return true
 }
 
@@ -63,7 +88,6 @@ func (c *integerCoder) climb(s shape, values []uint64) {
 	cost := c.cost(&s, values)
 	if cost < c.least {
 		c.shape, c.least = s, cost
-		c.best, c.trial = c.trial, c.best
 	} else if cost > c.least+c.least/4 {
 		return
 	}
@@ -98,33 +122,39 @@ func (c *integerCoder) swing(s shape, values []uint64) {
 
 // differences is what one walk over a column tells of it.
 type differences struct {
-	up, down                     int   // differences above and below zero
-	square1, lag1, square2, lag2 int64 // of first and second differences: sums of squares, and of products with the one before
+	up, down            int   // differences above and below zero
+	square1, lag1, lag2 int64 // sums of squares, of products with the one before, and with the one before that
+	last                int64 // the square of the last
 }
 
-// walkDifferences looks at no more than the first values, and at large differences as if they were smaller: it is to tell
-// noise from movement.
-func walkDifferences(values []uint64) (d differences) {
+// walkDifferences takes large differences as if they were smaller: it is to tell noise from movement.
+func walkDifferences(values []uint64, drift int64) (d differences) {
 	const most = 1 << 20
 	last, d1, d2 := values[0], int64(0), int64(0)
 	for _, v := range values[1:] {
-		by := int64(v - last)
+		by := int64(v-last) - drift
 		last = v
-		if by > 0 {
-			d.up++
-		} else if by < 0 {
-			d.down++
+		d.up += int(uint64(-by) >> 63)
+		d.down += int(uint64(by) >> 63)
+		if by > most {
+			by = most
+		} else if by < -most {
+			by = -most
 		}
-		by = max(-most, min(by, most))
-		second := by - d1
 		d.square1 += by * by
 		d.lag1 += by * d1
-		d.square2 += second * second
-		d.lag2 += second * d2
-		d1, d2 = by, second
+		d.lag2 += by * d2
+		d1, d2 = by, d1
 	}
+	d.last = d1 * d1
 	return d
 }
+
+// square2 is the sum of the squares of second differences, but for ends.
+func (d *differences) square2() int64 { return 2*(d.square1-d.lag1) - d.last }
+
+// lagOf2 is the sum of products of second differences with the one before, but for ends.
+func (d *differences) lagOf2() int64 { return 2*d.lag1 - d.square1 - d.lag2 }
 
 // way is the sum of the squares of how far a column goes in each quarter.
 func way(values []uint64) (sum int64) {
@@ -218,12 +248,11 @@ func fitBend(values []uint64) (bend int64, ok bool) {
 	return max(0, min(2<<bendBits-above/(below>>bendBits), bendMost)), true
 }
 
-// cost is about how many bits a column takes, with its residuals left in c.trial.
+// cost is about how many bits a column takes.
 func (c *integerCoder) cost(s *shape, values []uint64) int {
 	if len(values) <= int(s.order) {
-		return math.MaxInt32
+		return math.MaxInt
 	}
-	s.residuals(c.trial, values)
 	bits := 0
 	switch s.order {
 	case 1:
@@ -233,7 +262,9 @@ func (c *integerCoder) cost(s *shape, values []uint64) int {
 	case 3:
 		bits = numberBits(uint64(s.bend)) + numberBits(values[1]-values[0]) + numberBits(values[2]-2*values[1]+values[0])
 	}
-	return bits*bitCost + residualCost(c.trial[s.order:])
+	c.residuals = slices.Grow(c.residuals[:0], len(values))[:len(values)]
+	s.residuals(c.residuals, values)
+	return bits*bitCost + residualCost(c.residuals[s.order:])
 }
 
 // numberBits is about what a signed number takes.

@@ -15,19 +15,42 @@ const columnsVersion = 1
 
 // bodyModels is all that is learnt in the course of a body.
 type bodyModels struct {
-	columns, id, times, count, unit, kind number
-	decimals, zeros, texts, text          number
-	at, values                            integerModels
+	id, times, base, unit, kind, decimals, zeros number
+	columns, count, part, texts, text            length
+	at, values                                   integerModels
+	gaps                                         scaleModels
 }
 
-// textSlack is how many bytes of a text may be in hand when the last byte of a body is taken.
-const textSlack = 4
+// newModels know nothing yet.
+func newModels() *bodyModels {
+	m := new(bodyModels)
+	for _, n := range []*number{&m.id, &m.times, &m.base, &m.unit, &m.kind, &m.decimals, &m.zeros} {
+		n.reset()
+	}
+	for _, l := range []*length{&m.columns, &m.count, &m.part, &m.texts, &m.text} {
+		l.reset()
+	}
+	for _, i := range []*integerModels{&m.at, &m.values} {
+		i.last.order = 1
+		for _, n := range []*number{&i.same, &i.order, &i.memory, &i.drift} {
+			n.reset()
+		}
+		for _, l := range []*length{&i.first, &i.bend, &i.slope, &i.turn, &i.start} {
+			l.reset()
+		}
+		i.scales.reset()
+	}
+	m.gaps.reset()
+	return m
+}
 
 // How the times of a column are told apart.
 const (
 	timesSame = 0 // those of the column before
 	timesNew  = 1 // they follow
-	timesBack = 2 // plus the index of an earlier time column
+	timesPart = 2 // a part of a base: which, and which part, follows
+	timesBase = 3 // times follow that are not the column's but a base; then it begins again
+	timesBack = 4 // plus the index of an earlier time column
 )
 
 // kindMixed stands for a signal whose samples are not all of one kind.

@@ -10,29 +10,40 @@ import (
 type decoder struct {
 	r      rangeReader
 	models bodyModels
+	fresh  *bodyModels
 	limit  int // samples
 	values []uint64
 	kinds  []uint64
 
 	times     []uint64 // all time columns in a row, ns
 	starts    []int    // where each begins, and the last ends
+	bases     []int    // indices of those that are no parts
 	lastTimes int
+	lastFirst int64
+	lastUnit  uint64
+	lastKind  Kind
 }
 
 func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error) {
 	if len(body) == 0 {
 		return dst, fmt.Errorf("%w: empty", ErrMalformed)
 	}
+	if body[0] > columnsVersion {
+		return dst, fmt.Errorf("version %d, this reader knows %d: %w", body[0], columnsVersion, ErrNewerFormat)
+	}
 	if body[0] != columnsVersion {
-		return dst, fmt.Errorf("%w: version %d, not %d", ErrMalformed, body[0], columnsVersion)
+		return dst, fmt.Errorf("%w: version %d", ErrMalformed, body[0])
 	}
 	if len(body) > MaxPayload {
 		return dst, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(body), MaxPayload)
 	}
-	*d = decoder{r: newRangeReader(body[1:]), limit: limit, lastTimes: -1,
-		values: d.values, kinds: d.kinds, times: d.times[:0], starts: append(d.starts[:0], 0)}
-	defer func() { d.r.b = nil }() // it is the caller's
-	columns := d.r.get(&d.models.columns)
+	if d.fresh == nil {
+		d.fresh = newModels()
+	}
+	*d = decoder{fresh: d.fresh, models: *d.fresh, r: newRangeReader(body[1:]), limit: limit, lastTimes: -1, lastKind: KindInt,
+		values: d.values, kinds: d.kinds, times: d.times[:0], starts: append(d.starts[:0], 0), bases: d.bases[:0]}
+	defer func() { d.r.b, d.r.plains = nil, nil }() // they are the caller's
+	columns := d.r.getWide(&d.models.columns)
 	if columns > uint64(limit) {
 		return dst, fmt.Errorf("%w: %d columns in %d bytes", ErrMalformed, columns, len(body))
 	}
@@ -62,10 +73,22 @@ func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error)
 // getTimes reads which times a column has. They stay the decoder's.
 func (d *decoder) getTimes() ([]uint64, error) {
 	reference := d.r.get(&d.models.times)
+	if reference == timesBase {
+		if err := d.getNewTimes(); err != nil {
+			return nil, err
+		}
+		reference = d.r.get(&d.models.times)
+	}
 	known := len(d.starts) - 1
 	switch {
-	case reference == timesNew:
-		if err := d.getNewTimes(); err != nil {
+	case reference == timesNew || reference == timesPart:
+		var err error
+		if reference == timesNew {
+			err = d.getNewTimes()
+		} else {
+			err = d.getPart()
+		}
+		if err != nil {
 			return nil, err
 		}
 		d.lastTimes = known
@@ -75,26 +98,33 @@ func (d *decoder) getTimes() ([]uint64, error) {
 	default:
 		return nil, fmt.Errorf("%w: time column %d of %d", ErrMalformed, reference, known)
 	}
-	return d.times[d.starts[d.lastTimes]:d.starts[d.lastTimes+1]], nil
+	return d.timesOf(d.lastTimes), nil
 }
 
-// getNewTimes reads a time column.
-func (d *decoder) getNewTimes() error {
-	n := d.r.get(&d.models.count) + 1
-	if n == 0 || n > uint64(d.limit) || len(d.times)+int(n) > d.limit {
+func (d *decoder) timesOf(number int) []uint64 { return d.times[d.starts[number]:d.starts[number+1]] }
+
+// room says whether so many more times may come: bases may double those that samples have.
+func (d *decoder) room(n uint64) error {
+	if n == 0 || n > uint64(d.limit) || len(d.times)+int(n) > 2*d.limit {
 		return fmt.Errorf("%w: %d times, at most %d", ErrTooLarge, n, d.limit)
+	}
+	return nil
+}
+
+// getNewTimes reads a time column that is no part of another.
+func (d *decoder) getNewTimes() error {
+	n := d.r.getWide(&d.models.count) + 1
+	if err := d.room(n); err != nil {
+		return err
 	}
 	unit := d.r.get(&d.models.unit)
 	if unit > maxUnit {
-		return fmt.Errorf("%w: times in 10^%d ns", ErrMalformed, unit)
+		return fmt.Errorf("%w: times in unit +%d", ErrMalformed, unit)
 	}
+	unit = (unit + d.lastUnit) % (maxUnit + 1)
 	nanoseconds := powerOfTen(uint(unit))
-	origin := int64(0)
-	if begin := len(d.starts) - 2; begin >= 0 {
-		origin = int64(d.times[d.starts[begin]]) / nanoseconds
-	}
 	begin := len(d.times)
-	d.times = getIntegers(&d.r, &d.models.at, d.times, int(n), uint64(origin), true)
+	d.times = getIntegers(&d.r, &d.models.at, d.times, int(n), uint64(d.lastFirst/nanoseconds), true)
 	if d.r.bad {
 		return fmt.Errorf("times: %w", ErrMalformed)
 	}
@@ -104,6 +134,38 @@ func (d *decoder) getNewTimes() error {
 		}
 		d.times[begin+i] = t * uint64(nanoseconds)
 	}
+	d.lastFirst, d.lastUnit = int64(d.times[begin]), unit
+	d.bases = append(d.bases, len(d.starts)-1)
+	d.starts = append(d.starts, len(d.times))
+	return nil
+}
+
+// getPart reads a time column that is a part of a base.
+func (d *decoder) getPart() error {
+	back := d.r.get(&d.models.base)
+	if back >= uint64(len(d.bases)) {
+		return fmt.Errorf("%w: part of base −%d of %d", ErrMalformed, back, len(d.bases))
+	}
+	base := d.timesOf(d.bases[len(d.bases)-1-int(back)])
+	n := d.r.getWide(&d.models.part) + 1
+	if err := d.room(n); err != nil {
+		return err
+	}
+	if n > uint64(len(base)) {
+		return fmt.Errorf("%w: %d times as a part of %d", ErrMalformed, n, len(base))
+	}
+	d.values = d.r.getScaled(&d.models.gaps, d.values[:0], int(n), meanGap(int(n), len(base)))
+	for _, gap := range d.values {
+		if gap >= uint64(len(base)) {
+			d.r.bad = true
+			break
+		}
+		d.times = append(d.times, base[gap])
+		base = base[gap+1:]
+	}
+	if d.r.bad {
+		return fmt.Errorf("part of %d times: %w", n, ErrMalformed)
+	}
 	d.starts = append(d.starts, len(d.times))
 	return nil
 }
@@ -111,10 +173,11 @@ func (d *decoder) getNewTimes() error {
 // getColumn appends the samples of one signal.
 func (d *decoder) getColumn(dst []Sample, id uint32, times []uint64) ([]Sample, error) {
 	number := d.r.get(&d.models.kind)
-	if number < uint64(KindInt) || number > uint64(kindMixed) || d.r.bad {
-		return dst, fmt.Errorf("%w: kind %d", ErrMalformed, number)
+	if number >= uint64(kindMixed) || d.r.bad {
+		return dst, fmt.Errorf("%w: kind +%d", ErrMalformed, number)
 	}
-	kind := Kind(number)
+	kind := 1 + (d.lastKind-1+Kind(number))%kindMixed
+	d.lastKind = kind
 	if kind != kindMixed {
 		begin := len(dst)
 		var err error
@@ -205,14 +268,14 @@ func (d *decoder) getValues(dst []Sample, n int, kind Kind) ([]Sample, error) {
 
 // getDictionary reads the texts of a column of n values.
 func (d *decoder) getDictionary(n int) ([]string, error) {
-	count := d.r.get(&d.models.texts) + 1
+	count := d.r.getWide(&d.models.texts) + 1
 	if count == 0 || count > uint64(n) {
 		return nil, fmt.Errorf("%w: %d texts for %d values", ErrMalformed, count, n)
 	}
 	dictionary := make([]string, 0, count)
 	for range count {
-		length := d.r.get(&d.models.text)
-		if length > uint64(d.r.left()+textSlack) {
+		length := d.r.getWide(&d.models.text)
+		if length > uint64(d.r.left()) {
 			return nil, fmt.Errorf("%w: text of %d bytes with %d bytes left", ErrMalformed, length, d.r.left())
 		}
 		text := make([]byte, length)

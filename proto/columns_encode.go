@@ -11,6 +11,7 @@ import (
 type Encoder struct {
 	w        rangeWriter
 	models   bodyModels
+	fresh    *bodyModels
 	integers integerCoder
 	body     []byte
 	envelope []byte
@@ -21,10 +22,16 @@ type Encoder struct {
 	bits         []uint64 // values in that order; a column's are changed while it is written
 	values       []uint64 // memory for numbers that are made of those, and for what tells columns apart
 
-	times      []timeColumn
-	timesAt    []uint32 // hash table: 1 + the index of a time column that has this hash; a power of two long
-	lastTimes  int
+	sets     []timeSet
+	setsAt   []uint32 // hash table: 1 + the index of a set that has this hash; a power of two long
+	groups   []timeGroup
+	timesPut int // time columns written, and those of them that are bases
+	basesPut int
+
+	lastSet    int // of the column before
 	lastFirst  int64
+	lastUnit   uint
+	lastKind   Kind
 	dictionary map[string]int
 	strings    []string
 }
@@ -34,12 +41,7 @@ type signalColumn struct {
 	id         uint32
 	kind       Kind // kindMixed: not all are of one
 	begin, end int
-}
-
-// timeColumn is one that was written.
-type timeColumn struct {
-	hash uint64
-	at   []uint64
+	set        int // of times
 }
 
 // AppendSamples is the package's AppendSamples with this encoder's memory.
@@ -51,34 +53,30 @@ func (e *Encoder) AppendSamples(dst []byte, samples []Sample) ([]byte, error) {
 		return dst, err
 	}
 	e.gather(samples)
-	e.reset(append(dst, columnsVersion))
-	e.w.put(&e.models.columns, uint64(len(e.columns)))
+	e.group()
+	e.reset()
+	e.w.putWide(&e.models.columns, uint64(len(e.columns)))
 	previous := uint32(0)
 	for i := range e.columns {
 		c := &e.columns[i]
 		e.w.put(&e.models.id, uint64(c.id-previous-1))
-		e.putTimes(e.at[c.begin:c.end])
+		e.putTimes(c.set)
 		e.putColumn(c, samples)
 		previous = c.id
 	}
-	out := e.w.finish()
-	e.w.buf = nil // it is the caller's, as the texts are
-	e.release()
-	return out, nil
+	e.release() // they are the caller's
+	return e.w.finish(append(dst, columnsVersion)), nil
 }
 
-// reset makes the encoder ready to write the gathered columns behind dst.
-func (e *Encoder) reset(dst []byte) {
-	e.w = newRangeWriter(dst)
-	e.models = bodyModels{}
-	e.times = e.times[:0]
-	if e.dictionary == nil {
-		e.dictionary = make(map[string]int)
+// reset makes the encoder ready to write the gathered columns.
+func (e *Encoder) reset() {
+	e.w.reset()
+	if e.fresh == nil {
+		e.fresh, e.dictionary = newModels(), make(map[string]int)
 	}
-	places := 1 << bits.Len(uint(2*len(e.columns)))
-	e.timesAt = slices.Grow(e.timesAt[:0], places)[:places]
-	clear(e.timesAt)
-	e.lastTimes, e.lastFirst = -1, 0
+	e.models = *e.fresh
+	e.timesPut, e.basesPut = 0, 0
+	e.lastSet, e.lastFirst, e.lastUnit, e.lastKind = -1, 0, 0, KindInt
 }
 
 // release forgets the texts of a column.
@@ -149,25 +147,20 @@ func addUp(counts []uint32) {
 func (e *Encoder) gather(samples []Sample) {
 	n := len(e.order)
 	e.at, e.bits = slices.Grow(e.at[:0], n)[:n], slices.Grow(e.bits[:0], n)[:n]
-	e.values = slices.Grow(e.values[:0], n)[:n]
-	at, values, keys := e.at, e.bits, e.values
+	at, values := e.at[:n], e.bits[:n]
+	e.columns = e.columns[:0]
+	last := uint64(0)
 	for i, row := range e.order {
 		s := &samples[row]
 		at[i], values[i] = uint64(s.Time), s.Bits
-		keys[i] = uint64(s.Signal)<<8 | uint64(s.Kind)
-	}
-	e.columns = e.columns[:0]
-	last := uint64(0)
-	for i, key := range keys {
-		if key == last {
-			continue
+		if key := uint64(s.Signal)<<8 | uint64(s.Kind); key != last {
+			if key>>8 != last>>8 {
+				e.columns = append(e.columns, signalColumn{id: s.Signal, kind: s.Kind, begin: i})
+			} else {
+				e.columns[len(e.columns)-1].kind = kindMixed
+			}
+			last = key
 		}
-		if key>>8 != last>>8 {
-			e.columns = append(e.columns, signalColumn{id: uint32(key >> 8), kind: Kind(key), begin: i})
-		} else {
-			e.columns[len(e.columns)-1].kind = kindMixed
-		}
-		last = key
 	}
 	for i, end := len(e.columns)-1, n; i >= 0; i-- {
 		e.columns[i].end = end
@@ -175,74 +168,10 @@ func (e *Encoder) gather(samples []Sample) {
 	}
 }
 
-// putTimes writes which times a column has, and the times if no column before had them.
-func (e *Encoder) putTimes(at []uint64) {
-	if e.lastTimes >= 0 && slices.Equal(at, e.times[e.lastTimes].at) {
-		e.w.put(&e.models.times, timesSame)
-		return
-	}
-	hash := hashTimes(at)
-	place := hash >> 32 & uint64(len(e.timesAt)-1)
-	for e.timesAt[place] != 0 {
-		known := int(e.timesAt[place] - 1)
-		if t := &e.times[known]; t.hash == hash && slices.Equal(at, t.at) {
-			e.w.put(&e.models.times, timesBack+uint64(known))
-			e.lastTimes = known
-			return
-		}
-		place = (place + 1) & uint64(len(e.timesAt)-1)
-	}
-	e.w.put(&e.models.times, timesNew)
-	e.lastTimes = len(e.times)
-	e.times = append(e.times, timeColumn{hash: hash, at: at})
-	e.timesAt[place] = uint32(len(e.times))
-
-	e.w.put(&e.models.count, uint64(len(at)-1))
-	unit := timeUnit(at)
-	e.w.put(&e.models.unit, uint64(unit))
-	values, origin := at, e.lastFirst
-	if unit > 0 {
-		nanoseconds := powerOfTen(unit)
-		e.values = e.values[:0]
-		for _, t := range at {
-			e.values = append(e.values, uint64(int64(t)/nanoseconds))
-		}
-		values, origin = e.values, origin/nanoseconds
-	}
-	e.integers.put(&e.w, &e.models.at, values, uint64(origin), true)
-	e.lastFirst = int64(at[0])
-}
-
-// hashTimes finds equal time columns.
-func hashTimes(at []uint64) uint64 {
-	h := uint64(len(at))
-	for _, t := range at {
-		h = (bits.RotateLeft64(h, 23) ^ t) * 0x9e3779b97f4a7c15
-	}
-	return h
-}
-
-// timeUnit is the largest power of ten, as its exponent, that all times are multiples of.
-func timeUnit(at []uint64) uint {
-	if int64(at[0])%10 != 0 { // as most of a kernel's
-		return 0
-	}
-	unit, nanoseconds := uint(maxUnit), powerOfTen(maxUnit)
-	for _, t := range at {
-		for unit > 0 && int64(t)%nanoseconds != 0 {
-			unit--
-			nanoseconds /= 10
-		}
-		if unit == 0 {
-			break
-		}
-	}
-	return unit
-}
-
 // putColumn writes the kind and the values of one signal.
 func (e *Encoder) putColumn(c *signalColumn, samples []Sample) {
-	e.w.put(&e.models.kind, uint64(c.kind))
+	e.w.put(&e.models.kind, uint64((c.kind+kindMixed-e.lastKind)%kindMixed))
+	e.lastKind = c.kind
 	rows, values := e.order[c.begin:c.end], e.bits[c.begin:c.end]
 	switch c.kind {
 	case kindMixed:
@@ -349,9 +278,9 @@ func (e *Encoder) putStrings(samples []Sample, rows []uint32) {
 	if len(e.values) == 0 {
 		return
 	}
-	e.w.put(&e.models.texts, uint64(len(e.strings)-1))
+	e.w.putWide(&e.models.texts, uint64(len(e.strings)-1))
 	for _, text := range e.strings {
-		e.w.put(&e.models.text, uint64(len(text)))
+		e.w.putWide(&e.models.text, uint64(len(text)))
 		for i := range len(text) {
 			e.w.plain(uint64(text[i]), 8)
 		}

@@ -209,41 +209,87 @@ func TestColumnsRefuseWhatHasNoPlace(t *testing.T) {
 // A body that claims much is refused without the memory that it claims.
 func TestColumnsBounds(t *testing.T) {
 	claim := func(write func(w *rangeWriter, m *bodyModels)) []byte {
-		w, m := newRangeWriter([]byte{columnsVersion}), new(bodyModels)
-		write(&w, m)
-		return w.finish()
+		w, m := new(rangeWriter), newModels()
+		w.reset()
+		write(w, m)
+		return w.finish([]byte{columnsVersion})
 	}
 	times := func(w *rangeWriter, m *bodyModels, n uint64) {
-		w.put(&m.columns, 1)
+		w.putWide(&m.columns, 1)
 		w.put(&m.id, 0)
 		w.put(&m.times, timesNew)
-		w.put(&m.count, n-1)
+		w.putWide(&m.count, n-1)
 		w.put(&m.unit, 0)
 	}
 	cases := map[string][]byte{
-		"10^9 columns": claim(func(w *rangeWriter, m *bodyModels) { w.put(&m.columns, 1e9) }),
-		"10^5 columns": claim(func(w *rangeWriter, m *bodyModels) { w.put(&m.columns, 1e5) }),
+		"10^9 columns": claim(func(w *rangeWriter, m *bodyModels) { w.putWide(&m.columns, 1e9) }),
+		"10^5 columns": claim(func(w *rangeWriter, m *bodyModels) { w.putWide(&m.columns, 1e5) }),
 		"10^9 times":   claim(func(w *rangeWriter, m *bodyModels) { times(w, m, 1e9) }),
 		"10^6 times":   claim(func(w *rangeWriter, m *bodyModels) { times(w, m, 1e6) }),
 		"10^6 times of no residuals": claim(func(w *rangeWriter, m *bodyModels) {
 			times(w, m, 1e6)
+			w.put(&m.at.same, 1)
 			w.put(&m.at.order, 0)
-			w.putSigned(&m.at.first, 0)
+			w.putWide(&m.at.first, 0)
+		}),
+		"a part of no base": claim(func(w *rangeWriter, m *bodyModels) {
+			w.putWide(&m.columns, 1)
+			w.put(&m.id, 0)
+			w.put(&m.times, timesPart)
+			w.put(&m.base, 0)
+		}),
+		"a part of 10^6 times of a base of one": claim(func(w *rangeWriter, m *bodyModels) {
+			w.putWide(&m.columns, 1)
+			w.put(&m.id, 0)
+			w.put(&m.times, timesBase)
+			w.putWide(&m.count, 0)
+			w.put(&m.unit, 0)
+			w.put(&m.at.same, 0)
+			w.putWide(&m.at.first, 0)
+			w.put(&m.times, timesPart)
+			w.put(&m.base, 0)
+			w.putWide(&m.part, 1e6-1)
+		}),
+		"a part beyond its base": claim(func(w *rangeWriter, m *bodyModels) {
+			w.putWide(&m.columns, 1)
+			w.put(&m.id, 0)
+			w.put(&m.times, timesBase)
+			w.putWide(&m.count, 0)
+			w.put(&m.unit, 0)
+			w.put(&m.at.same, 0)
+			w.putWide(&m.at.first, 0)
+			w.put(&m.times, timesPart)
+			w.put(&m.base, 0)
+			w.putWide(&m.part, 0)
+			w.putScaled(&m.gaps, []uint64{1}, meanGap(1, 1))
+		}),
+		"a base before a base": claim(func(w *rangeWriter, m *bodyModels) {
+			w.putWide(&m.columns, 1)
+			w.put(&m.id, 0)
+			for range 1 << 14 {
+				w.put(&m.times, timesBase)
+				w.putWide(&m.count, 0)
+				w.put(&m.unit, 0)
+				w.put(&m.at.same, 0)
+				w.putWide(&m.at.first, 0)
+			}
 		}),
 		"a text of 10^9 bytes": claim(func(w *rangeWriter, m *bodyModels) {
 			times(w, m, 1)
+			w.put(&m.at.same, 1)
 			w.put(&m.at.order, 0)
-			w.putSigned(&m.at.first, 0)
-			w.put(&m.kind, uint64(KindString))
-			w.put(&m.texts, 0)
-			w.put(&m.text, 1e9)
+			w.putWide(&m.at.first, 0)
+			w.put(&m.kind, uint64(KindString-KindInt))
+			w.putWide(&m.texts, 0)
+			w.putWide(&m.text, 1e9)
 		}),
 		"more texts than values": claim(func(w *rangeWriter, m *bodyModels) {
 			times(w, m, 1)
+			w.put(&m.at.same, 1)
 			w.put(&m.at.order, 0)
-			w.putSigned(&m.at.first, 0)
-			w.put(&m.kind, uint64(KindString))
-			w.put(&m.texts, 1e6)
+			w.putWide(&m.at.first, 0)
+			w.put(&m.kind, uint64(KindString-KindInt))
+			w.putWide(&m.texts, 1e6)
 		}),
 	}
 	for name, body := range cases {
@@ -362,7 +408,7 @@ func FuzzDecodeSamples(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		samples, err := decodeSamples(nil, body, 1<<14)
 		if err != nil {
-			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrNewerFormat) {
 				t.Fatalf("an error of no kind: %v", err)
 			}
 			return

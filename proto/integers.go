@@ -1,5 +1,7 @@
 package telemetrypb
 
+import "slices"
+
 // An integer column is a predictor, its parameters and the residuals, all modulo 2^64, so that signed, unsigned and
 // bit patterns are coded alike and nothing overflows. FORMAT.md, "Integer column".
 
@@ -81,45 +83,54 @@ func (s *shape) begin(values []uint64) (t trail) {
 	return t
 }
 
-// residuals puts the zigzag residuals of values into dst, which is as long, from index order on.
+// residuals puts the zigzag residuals of values into dst, which is as long, from index order on. It is guess and take,
+// once more for orders 1 and 2 by themselves: the choice of a shape spends its time here.
 func (s *shape) residuals(dst, values []uint64) {
+	dst = dst[:len(values)]
 	t, i := s.begin(values), int(s.order)
 	last := values[i-1]
-	for ; i < len(values) && i < s.settled(); i++ {
-		by := values[i] - last
-		last = values[i]
-		p := s.guess(&t, s.keepEarly(i))
-		dst[i] = zigzag(by - rounded(p))
-		t.take(by, p)
-	}
-	// The rest is guess and take once more, each order by itself: the choice of a shape spends its time here.
-	dst, values = dst[i:len(values)], values[i:]
+	settled := min(len(values), s.settled())
 	keep := s.keepMost()
-	keep2 := keep * keep >> keepBits
 	switch s.order {
 	case 1:
-		drift := int64(s.drift) << errorBits
-		for i, v := range values {
-			p := drift - t.e1*keep>>keepBits
-			by := v - last
-			last = v
+		drift, e := int64(s.drift)<<errorBits, int64(0)
+		for ; i < settled; i++ {
+			p := drift - e*s.keepEarly(i)>>keepBits
+			by := values[i] - last
+			last = values[i]
 			dst[i] = zigzag(by - rounded(p))
-			t.e1 = int64(by)<<errorBits - p
+			e = int64(by)<<errorBits - p
+		}
+		for ; i < len(values); i++ {
+			p := drift - e*keep>>keepBits
+			by := values[i] - last
+			last = values[i]
+			dst[i] = zigzag(by - rounded(p))
+			e = int64(by)<<errorBits - p
 		}
 	case 2:
-		for i, v := range values {
-			p := t.d1<<errorBits + (t.e2*keep2-2*t.e1*keep)>>keepBits
-			by := v - last
-			last = v
+		d, e1, e2 := t.d1, int64(0), int64(0)
+		for ; i < len(values); i++ {
+			k := keep
+			if i < settled {
+				k = s.keepEarly(i)
+			}
+			p := d<<errorBits + (e2*(k*k>>keepBits)-2*e1*k)>>keepBits
+			by := values[i] - last
+			last = values[i]
 			dst[i] = zigzag(by - rounded(p))
-			t.d1 = int64(by)
-			t.e1, t.e2 = int64(by)<<errorBits-p, t.e1
+			d = int64(by)
+			e1, e2 = d<<errorBits-p, e1
 		}
-	case 3:
-		for i, v := range values {
-			p := s.guess(&t, keep)
-			by := v - last
-			last = v
+	default:
+		for ; i < len(values); i++ {
+			k := keep
+			if i < settled {
+				k = s.keepEarly(i)
+			}
+			p := s.guess(&t, k)
+			by := values[i] - last
+			last = values[i]
 			dst[i] = zigzag(by - rounded(p))
 			t.take(by, p)
 		}
@@ -145,49 +156,70 @@ func (s *shape) restore(values []uint64) {
 
 // integerModels is what is known of integer columns of one kind.
 type integerModels struct {
-	order, memory, first, drift, bend number
-	slope, turn                       number // v[1] − v[0]; by how much v[2] − v[1] is more
-	residuals                         residualModels
+	last                 shape // of the column before, as far as it is told
+	same                 number
+	order, memory, drift number
+	first, bend          length
+	slope, turn          length // v[1] − v[0]; by how much v[2] − v[1] is more
+	start                length // of the mean of the first residuals
+	scales               scaleModels
 }
 
 // integerCoder writes integer columns; it holds only memory for residuals.
 type integerCoder struct {
-	trial, best []uint64
-	shape       shape // of least cost so far, whose residuals are in best
-	least       int
+	residuals []uint64
+	shape     shape // of least cost so far
+	least     int
 }
 
 // put writes a column of at least one value. The first value is written as its distance from origin.
 func (c *integerCoder) put(w *rangeWriter, m *integerModels, values []uint64, origin uint64, times bool) {
 	s := c.choose(values, times)
-	w.put(&m.order, uint64(s.order))
-	w.putSigned(&m.first, values[0]-origin)
+	same := s.order == m.last.order && s.drift == 0 && (s.order == 0 || s.memory == m.last.memory)
+	if same {
+		w.put(&m.same, 0)
+	} else {
+		w.put(&m.same, 1)
+		w.put(&m.order, uint64(s.order))
+		m.last.order = s.order
+	}
+	w.putWide(&m.first, zigzag(values[0]-origin))
 	if s.order == 0 {
 		return
 	}
-	w.put(&m.memory, uint64(s.memory))
+	if !same {
+		w.put(&m.memory, uint64(s.memory))
+		m.last.memory = s.memory
+	}
 	switch s.order {
 	case 1:
-		w.putSigned(&m.drift, s.drift)
+		if !same {
+			w.putSigned(&m.drift, s.drift)
+		}
 	case 2:
-		w.putSigned(&m.slope, values[1]-values[0])
+		w.putWide(&m.slope, zigzag(values[1]-values[0]))
 	case 3:
-		w.put(&m.bend, uint64(s.bend))
-		w.putSigned(&m.slope, values[1]-values[0])
-		w.putSigned(&m.turn, values[2]-2*values[1]+values[0])
+		w.putWide(&m.bend, uint64(s.bend))
+		w.putWide(&m.slope, zigzag(values[1]-values[0]))
+		w.putWide(&m.turn, zigzag(values[2]-2*values[1]+values[0]))
 	}
-	w.putResiduals(&m.residuals, c.best[s.order:])
+	c.residuals = slices.Grow(c.residuals[:0], len(values))[:len(values)]
+	s.residuals(c.residuals, values)
+	w.putResiduals(m, c.residuals[s.order:])
 }
 
 // getIntegers appends a column of n values to dst, growing it only as far as the bytes go.
 func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin uint64, times bool) []uint64 {
-	order := r.get(&m.order)
-	if order >= orders || order > uint64(n) || order == 0 && times && n > 1 {
+	same := r.get(&m.same)
+	if same == 1 {
+		m.last.order = uint(min(r.get(&m.order), orders))
+	}
+	s := shape{order: m.last.order}
+	if same > 1 || s.order >= orders || s.order > uint(n) || s.order == 0 && times && n > 1 {
 		r.bad = true
 		return dst
 	}
-	s := shape{order: uint(order)}
-	first := r.getSigned(&m.first) + origin
+	first := unzigzag(r.getWide(&m.first)) + origin
 	begin := len(dst)
 	if s.order == 0 {
 		for range n {
@@ -195,29 +227,32 @@ func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin u
 		}
 		return dst
 	}
-	memory := r.get(&m.memory)
-	if memory >= memories {
+	if same == 1 {
+		m.last.memory = uint(min(r.get(&m.memory), memories))
+	}
+	if s.memory = m.last.memory; s.memory >= memories {
 		r.bad = true
 		return dst
 	}
-	s.memory = uint(memory)
 	dst = append(dst, first)
 	switch s.order {
 	case 1:
-		s.drift = r.getSigned(&m.drift)
+		if same == 1 {
+			s.drift = r.getSigned(&m.drift)
+		}
 	case 2:
-		dst = append(dst, first+r.getSigned(&m.slope))
+		dst = append(dst, first+unzigzag(r.getWide(&m.slope)))
 	case 3:
-		bend := r.get(&m.bend)
+		bend := r.getWide(&m.bend)
 		if bend > bendMost {
 			r.bad = true
 			return dst
 		}
 		s.bend = int64(bend)
-		slope := r.getSigned(&m.slope)
-		dst = append(dst, first+slope, first+2*slope+r.getSigned(&m.turn))
+		slope := unzigzag(r.getWide(&m.slope))
+		dst = append(dst, first+slope, first+2*slope+unzigzag(r.getWide(&m.turn)))
 	}
-	dst = r.getResiduals(&m.residuals, dst, n-int(s.order))
+	dst = r.getResiduals(m, dst, n-int(s.order))
 	if !r.bad {
 		s.restore(dst[begin:])
 	}

@@ -1,106 +1,135 @@
 package telemetrypb
 
-import "math/bits"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
-// A body is one range code: binary decisions, each with a chance that both sides learn alike. FORMAT.md, "Decisions".
+// A body is one range code, binary decisions each with a chance that both sides learn alike, and beside it the bits of
+// which nothing can be learnt, as they are. FORMAT.md, "Decisions".
 
-// chance is what is known of one decision: the probability of a 0 in 1/65,536, less a half, and how often it was
-// taken. The zero value knows nothing.
-type chance struct {
-	half int16
-	seen uint16
-}
+// chance is what is known of one decision: the likelihood of a 0 in 1/65,536 in the upper half, in the lower how often it
+// was taken, plus one, at most often.
+type chance uint32
 
-// Learning: a decision moves its chance by 1/2^rate of what is missing, first by a half, in the end by 1/64.
 const (
-	slowest  = 6
-	seenMost = 1<<(slowest-1) - 1
-	minWidth = 1 << 24 // of the range between two decisions
-	atOnce   = 12      // plain bits that the range has room for
+	unknown  chance = 1<<31 | 1
+	often           = 1 << 5
+	minWidth        = 1 << 24 // of the range between two decisions
 )
 
 // below is the part of a range of this width that stands for a 0.
-func (c *chance) below(width uint32) uint32 {
-	return (width >> 12) * uint32((uint16(c.half)^0x8000)>>4)
-}
+func (c chance) below(width uint32) uint32 { return width >> 12 * uint32(c>>20) }
 
-// learn takes note of a decision.
-func (c *chance) learn(bit uint32) {
-	rate := bits.Len16(c.seen+1) & 15
-	if c.seen < seenMost {
-		c.seen++
+// after0 and after1 are what is known after a decision: it moves the likelihood by 1/2^rate of what is missing, first by
+// a half, in the end by 1/64.
+func (c chance) after0() chance {
+	n := c & (2*often - 1)
+	rate := bits.Len32(uint32(n)) & 31
+	c += ^c >> 16 >> rate << 16
+	if n < often {
+		c++
 	}
-	p := uint16(c.half) ^ 0x8000
-	ones := uint16(bit - 1) // of a 0: what is missing to one is p's complement
-	c.half = int16((p + (^p>>rate)&ones - (p>>rate)&^ones) ^ 0x8000)
+	return c
 }
 
-// rangeWriter appends decisions to buf.
+func (c chance) after1() chance {
+	n := c & (2*often - 1)
+	rate := bits.Len32(uint32(n)) & 31
+	c -= c >> 16 >> rate << 16
+	if n < often {
+		c++
+	}
+	return c
+}
+
+// rangeWriter gathers decisions and plain bits.
 type rangeWriter struct {
-	buf   []byte
-	low   uint32 // what follows buf
+	code  []byte
+	low   uint64 // what follows code: 32 bits, and a carry into it
 	width uint32
+
+	plains []byte
+	bits   uint64 // plain bits behind those, the first one lowest
+	have   uint
 }
 
-func newRangeWriter(buf []byte) rangeWriter {
-	return rangeWriter{buf: buf, width: 1<<32 - 1}
+// reset begins anew in the memory that there is.
+func (w *rangeWriter) reset() {
+	*w = rangeWriter{code: w.code[:0], width: 1<<32 - 1, plains: w.plains[:0]}
 }
 
-// add raises the code.
-func (w *rangeWriter) add(n uint32) {
-	w.low += n
-	if w.low < n {
-		w.carry()
+// shift moves bytes that are settled from low to code.
+//
+//go:noinline
+func (w *rangeWriter) shift(low uint64, width uint32) (uint64, uint32) {
+	if low >= 1<<32 { // run back through the bytes that stand already, never past their beginning
+		i := len(w.code) - 1
+		for w.code[i]++; w.code[i] == 0; w.code[i]++ {
+			i--
+		}
 	}
+	for width < minWidth {
+		w.code = append(w.code, byte(low>>24))
+		low = low << 8 & (1<<32 - 1)
+		width <<= 8
+	}
+	return low, width
 }
 
-// carry runs back through the bytes that stand already, never past their beginning.
-func (w *rangeWriter) carry() {
-	i := len(w.buf) - 1
-	for w.buf[i]++; w.buf[i] == 0; w.buf[i]++ {
-		i--
-	}
-}
-
-func (w *rangeWriter) shift() {
-	for w.width < minWidth {
-		w.buf = append(w.buf, byte(w.low>>24))
-		w.low <<= 8
-		w.width <<= 8
-	}
-}
-
-// bit writes a decision.
-func (w *rangeWriter) bit(c *chance, bit uint32) {
-	below := c.below(w.width)
-	mask := -bit // a branch would be guessed wrongly as often as the decision is worth
-	low := w.low
-	w.low += below & mask
-	w.width = below + (w.width-2*below)&mask
-	if w.low < low {
-		w.carry()
-	}
-	c.learn(bit)
+// put0 writes a 0.
+func (w *rangeWriter) put0(c *chance) {
+	w.width = c.below(w.width)
+	*c = c.after0()
 	if w.width < minWidth {
-		w.shift()
+		w.low, w.width = w.shift(w.low, w.width)
 	}
 }
 
-// plain writes the low n bits of v, of which nothing can be learnt.
+// put1 writes a 1.
+func (w *rangeWriter) put1(c *chance) {
+	below := c.below(w.width)
+	w.low += uint64(below)
+	w.width -= below
+	*c = c.after1()
+	if w.width < minWidth {
+		w.low, w.width = w.shift(w.low, w.width)
+	}
+}
+
+// plain writes the low n bits of v, and v has no more.
 func (w *rangeWriter) plain(v uint64, n uint) {
-	for n > 0 {
-		step := min(n, atOnce)
-		n -= step
-		w.width >>= step
-		w.add(w.width * uint32(v>>n&(1<<step-1)))
-		w.shift()
+	if n > 32 {
+		w.bits, w.have = w.flush(w.bits|v&(1<<32-1)<<(w.have&63), w.have+32)
+		v, n = v>>32, n-32
+	}
+	w.bits |= v << (w.have & 63)
+	w.have += n
+	if w.have >= 32 {
+		w.bits, w.have = w.flush(w.bits, w.have)
 	}
 }
 
-// finish writes as little as tells the code from all others; the reader adds three zero bytes.
-func (w *rangeWriter) finish() []byte {
-	w.add(minWidth - 1)
-	return append(w.buf, byte(w.low>>24))
+// flush moves 32 plain bits, of those that wait, to plains.
+//
+//go:noinline
+func (w *rangeWriter) flush(waiting uint64, have uint) (uint64, uint) {
+	w.plains = binary.LittleEndian.AppendUint32(w.plains, uint32(waiting))
+	return waiting >> 32, have - 32
+}
+
+// finish appends all to dst: how many bytes have plain bits, those, and as little as tells the code from all others; the
+// reader adds three zero bytes.
+func (w *rangeWriter) finish(dst []byte) []byte {
+	for ; w.have > 0; w.have -= min(w.have, 8) {
+		w.plains = append(w.plains, byte(w.bits))
+		w.bits >>= 8
+	}
+	low, _ := w.shift(w.low+minWidth-1, minWidth)
+	dst = binary.AppendUvarint(dst, uint64(len(w.plains)))
+	dst = append(dst, w.plains...)
+	dst = append(dst, w.code...)
+	return append(dst, byte(low>>24))
 }
 
 // rangeReader reads what rangeWriter wrote. Past the end it reads zeros and says so in bad; nothing panics.
@@ -110,13 +139,21 @@ type rangeReader struct {
 	code  uint32
 	width uint32
 	bad   bool
+
+	plains []byte
+	bits   uint64 // taken of them and not read, the next one lowest
+	have   uint
 }
 
 // tailZeros is how many zero bytes stand behind a code.
 const tailZeros = 3
 
 func newRangeReader(b []byte) rangeReader {
-	r := rangeReader{b: b, width: 1<<32 - 1}
+	n, begin := binary.Uvarint(b)
+	if begin <= 0 || n > uint64(len(b)-begin) || begin > 1 && b[begin-1] == 0 {
+		return rangeReader{bad: true, width: 1<<32 - 1}
+	}
+	r := rangeReader{plains: b[begin : begin+int(n)], b: b[begin+int(n):], width: 1<<32 - 1}
 	for range 4 {
 		r.take()
 	}
@@ -146,103 +183,55 @@ func (r *rangeReader) bit(c *chance) (bit uint32) {
 	below := c.below(r.width)
 	if r.code < below {
 		r.width = below
+		*c = c.after0()
 	} else {
 		r.code -= below
 		r.width -= below
+		*c = c.after1()
 		bit = 1
 	}
-	c.learn(bit)
-	r.shift()
+	if r.width < minWidth {
+		r.shift()
+	}
 	return bit
 }
 
 // plain reads n bits.
 func (r *rangeReader) plain(n uint) (v uint64) {
-	for n > 0 {
-		step := min(n, atOnce)
-		n -= step
-		r.width >>= step
-		part := min(r.code/r.width, 1<<step-1) // more is in no code
-		r.code -= part * r.width
-		r.shift()
-		v = v<<step | uint64(part)
+	if n > 32 {
+		v = r.plain(32)
+		return v | r.plain(n-32)<<32
 	}
+	if r.have < n {
+		r.fill()
+		if r.have < n {
+			r.bad, r.have = true, n
+		}
+	}
+	v = r.bits & (1<<n - 1)
+	r.bits >>= n
+	r.have -= n
 	return v
 }
 
-// left is how many bytes remain.
-func (r *rangeReader) left() int { return max(0, len(r.b)-r.at) }
-
-// atEnd says whether all was read, and no more.
-func (r *rangeReader) atEnd() bool { return !r.bad && r.at == len(r.b)+tailZeros }
-
-// Sizes of a number's model.
-const (
-	lengthModels = 13 // lengths from here on are plain
-	lengthBits   = 6
-	topNodes     = 3 // of the tree of the two bits below the leading one
-)
-
-// number is what is known of numbers of one meaning: their length in bits, and the two bits below the leading one.
-type number struct {
-	length [lengthModels]chance
-	top    [lengthModels - 1][topNodes]chance // from the length 2 on
-}
-
-// put writes u.
-func (w *rangeWriter) put(m *number, u uint64) {
-	n := uint(bits.Len64(u))
-	for i := range min(n, lengthModels) {
-		w.bit(&m.length[i], 1)
-	}
-	if n < lengthModels {
-		w.bit(&m.length[n], 0)
-	} else {
-		w.plain(uint64(n-lengthModels), lengthBits)
-	}
-	if n < 2 {
+// fill takes up to 32 more plain bits; there are fewer than 32 in hand.
+func (r *rangeReader) fill() {
+	if len(r.plains) >= 4 {
+		r.bits |= uint64(binary.LittleEndian.Uint32(r.plains)) << r.have
+		r.plains, r.have = r.plains[4:], r.have+32
 		return
 	}
-	top := &m.top[min(n, lengthModels)-2]
-	first := uint32(u>>(n-2)) & 1
-	w.bit(&top[0], first)
-	if n > 2 {
-		w.bit(&top[1+first], uint32(u>>(n-3))&1)
-		w.plain(u&(1<<(n-3)-1), n-3)
+	for _, b := range r.plains {
+		r.bits |= uint64(b) << r.have
+		r.have += 8
 	}
+	r.plains = nil
 }
 
-// get reads what put wrote.
-func (r *rangeReader) get(m *number) uint64 {
-	n := uint(0)
-	for n < lengthModels && r.bit(&m.length[n]) == 1 {
-		n++
-	}
-	if n < 2 {
-		return uint64(n)
-	}
-	top := &m.top[min(n, lengthModels)-2]
-	if n == lengthModels {
-		if n += uint(r.plain(lengthBits)); n > 64 {
-			r.bad = true
-			return 0
-		}
-	}
-	first := r.bit(&top[0])
-	if n == 2 {
-		return 2 | uint64(first)
-	}
-	second := r.bit(&top[1+first])
-	return (4|uint64(first)<<1|uint64(second))<<(n-3) | r.plain(n-3)
+// left is how many whole bytes of plain bits remain.
+func (r *rangeReader) left() int { return len(r.plains) + int(r.have/8) }
+
+// atEnd says whether all was read, and no more.
+func (r *rangeReader) atEnd() bool {
+	return !r.bad && r.at == len(r.b)+tailZeros && len(r.plains) == 0 && r.have < 8 && r.bits == 0
 }
-
-// putSigned writes the zigzag of v.
-func (w *rangeWriter) putSigned(m *number, v uint64) { w.put(m, zigzag(v)) }
-
-// getSigned reads what putSigned wrote.
-func (r *rangeReader) getSigned(m *number) uint64 { return unzigzag(r.get(m)) }
-
-// zigzag maps 0, −1, 1, −2… of two's complement to 0, 1, 2, 3….
-func zigzag(v uint64) uint64 { return v<<1 ^ uint64(int64(v)>>63) }
-
-func unzigzag(u uint64) uint64 { return u>>1 ^ -(u & 1) }

@@ -5,7 +5,7 @@
 
 One line a sample: device, lane, seq, signal, CLOCK_BOOTTIME in ns, kind, value. --bits prints numbers as the 16
 hexadecimal digits of their 64 bits, and texts as the hexadecimal digits of their bytes. Written from
-proto/FORMAT.md, whose sections are named below. Batches of records are skipped, and said so.
+proto/FORMAT.md, whose sections are named below. Batches of records and those for a newer reader are skipped, and said so.
 """
 import struct
 import sys
@@ -18,6 +18,10 @@ MOST_SAMPLES = 1 << 20
 
 class Malformed(Exception):
     """The bytes are not what FORMAT.md says."""
+
+
+class Newer(Exception):
+    """The bytes are for a reader that knows more: keep them."""
 
 
 def signed(v):
@@ -68,8 +72,8 @@ def crc32c(b):
     return crc ^ 0xFFFFFFFF
 
 
-def batch_samples(b):
-    """(envelope, samples) of a batch; samples is None where the body is no columns."""
+def open_batch(b):
+    """The envelope's fields and the body of a batch whose checksum holds."""
     if b[:1] != b"\x0a":
         raise Malformed("no batch")
     n, at = varint(b, 1)
@@ -83,18 +87,25 @@ def batch_samples(b):
     if crc32c(envelope[:-6] + body) != struct.unpack("<I", envelope[-4:])[0]:
         raise Malformed("wrong checksum")
     head = dict(fields(envelope))
-    if head.get(2, 0) > 1:
-        raise Malformed("for a newer reader")
-    if head.get(14) != 2:
-        return head, None
-    return head, Body(body).samples()
+    return head, body
+
+
+def body_samples(head, body):
+    """The samples of a batch; None where its body is no columns."""
+    if head.get(2, 0) > 1 or head.get(16, 0) != 0 or head.get(14, 0) > 2:
+        raise Newer("min_reader %d, codec %d, cipher %d" % (head.get(2, 0), head.get(14, 0), head.get(16, 0)))
+    return Body(body).samples() if head.get(14) == 2 else None
 
 
 # --- 3.1 Decisions ------------------------------------------------------------------------------------------------
 
 class Decisions:
     def __init__(self, b):
-        self.b, self.at, self.code, self.width = b, 0, 0, (1 << 32) - 1
+        n, at = varint(b, 0)
+        if n > len(b) - at or at > 1 and b[at - 1] == 0:
+            raise Malformed("no plain bits")
+        self.bits, self.left = int.from_bytes(b[at:at + n], "little"), 8 * n
+        self.b, self.at, self.code, self.width = b[at + n:], 0, 0, (1 << 32) - 1
         for _ in range(4):
             self.take()
 
@@ -104,11 +115,6 @@ class Decisions:
         byte = self.b[self.at] if self.at < len(self.b) else 0
         self.at += 1
         self.code = self.code << 8 & 0xFFFFFFFF | byte
-
-    def grow(self):
-        while self.width < 1 << 24:
-            self.width <<= 8
-            self.take()
 
     def decide(self, chance):
         p, count = chance
@@ -123,28 +129,34 @@ class Decisions:
             self.width -= below
             p -= p >> rate
         chance[0], chance[1] = p, min(count + 1, 31)
-        self.grow()
+        while self.width < 1 << 24:
+            self.width <<= 8
+            self.take()
         return bit
 
     def plain(self, n):
-        value = 0
-        while n > 0:
-            step = min(n, 12)
-            n -= step
-            self.width >>= step
-            part = min(self.code // self.width, (1 << step) - 1)
-            self.code -= part * self.width
-            self.grow()
-            value = value << step | part
+        if n > self.left:
+            raise Malformed("too few plain bits")
+        value = self.bits & ((1 << n) - 1)
+        self.bits >>= n
+        self.left -= n
         return value
+
+    def end(self):
+        if self.at != len(self.b) + 3 or self.left > 7 or self.bits:
+            raise Malformed("bytes left over")
 
 
 # --- 3.2 Numbers --------------------------------------------------------------------------------------------------
 
 class Model:
+    """The chances of a model, each made when it is first used."""
+
     def __init__(self):
-        self.length = [[32768, 0] for _ in range(13)]
-        self.top = [[[32768, 0] for _ in range(3)] for _ in range(14)]
+        self.chances = {}
+
+    def __getitem__(self, place):
+        return self.chances.setdefault(place, [32768, 0])
 
 
 def unzigzag(u):
@@ -153,63 +165,121 @@ def unzigzag(u):
 
 class Body:
     def __init__(self, b):
-        if b[:1] != b"\x01":
-            raise Malformed("body of another version")
+        if not b or b[0] == 0:
+            raise Malformed("body of no version")
+        if b[0] > 1:
+            raise Newer("body of version %d" % b[0])
         self.d, self.models = Decisions(b[1:]), {}
 
-    def number(self, name):
-        model = self.models.setdefault(name, Model())
-        n = 0
-        while n < 13 and self.d.decide(model.length[n]):
+    def model(self, name):
+        return self.models.setdefault(name, Model())
+
+    def number(self, name, more=0):
+        """N(name), with so many more plain bits"""
+        model, n = self.model(name), 0
+        while n < 13 and self.d.decide(model["L", n]):
             n += 1
         if n < 2:
-            return n
-        top = model.top[n]
+            return n << more | self.d.plain(more)
+        second = model["T", n]
         if n == 13:
             n += self.d.plain(6)
-            if n > 64:
-                raise Malformed("number of more than 64 bits")
-        first = self.d.decide(top[0])
-        if n == 2:
-            return 2 + first
-        second = self.d.decide(top[1 + first])
-        return (4 + 2 * first + second) << (n - 3) | self.d.plain(n - 3)
+        top = 2 | self.d.decide(second)
+        if n + more > 64:
+            raise Malformed("number of more than 64 bits")
+        return top << (n - 2 + more) | self.d.plain(n - 2 + more)
+
+    def length(self, name):
+        """L(name)"""
+        model, k = self.model(name), 1
+        for _ in range(4):
+            k = 2 * k + self.d.decide(model[k])
+        n = k - 16
+        if n == 15:
+            n += self.d.plain(6)
+        if n > 64:
+            raise Malformed("length above 64")
+        return n
+
+    def wide(self, name):
+        """W(name)"""
+        n = self.length(name)
+        return n if n < 2 else 1 << (n - 1) | self.d.plain(n - 1)
 
     def signed(self, name):
-        return unzigzag(self.number(name))
+        """S(name)"""
+        return unzigzag(self.wide(name))
 
     # --- 3.3 Body -------------------------------------------------------------------------------------------------
 
     def samples(self):
         """All samples as (signal, time, kind, value): values are 64 bits, texts bytes."""
-        out, signal, columns, now = [], 0, [], None
-        for _ in range(self.number("columns")):
+        out, signal, now, kind = [], 0, None, INT
+        self.columns, self.bases, self.unit, self.first = [], [], 0, 0
+        self.shapes = {"at": (1, 0), "values": (1, 0)}
+        for _ in range(self.wide("columns")):
             signal += self.number("id") + 1
-            which = self.number("times")
-            if which == 1:
-                columns.append(self.times(columns))
-                now = len(columns) - 1
-            elif which > 1:
-                now = which - 2
-            if now is None or now >= len(columns) or len(out) + len(columns[now]) > MOST_SAMPLES:
-                raise Malformed("no such times, or too many samples")
-            kind = self.number("kind")
-            for time, (kind, value) in zip(columns[now], self.values(kind, len(columns[now]))):
-                out.append((signal, time, kind, value))
-        if self.d.at != len(self.d.b) + 3:
-            raise Malformed("bytes left over")
+            now = self.times(now)
+            if len(out) + len(now) > MOST_SAMPLES:
+                raise Malformed("too many samples")
+            step = self.number("kind")
+            kind = (kind - 1 + step) % 5 + 1
+            if step > 4:
+                raise Malformed("kind +%d" % step)
+            for time, (of, value) in zip(now, self.values(kind, len(now))):
+                out.append((signal, time, of, value))
+        self.d.end()
         return out
 
-    # --- 3.4 Time column ------------------------------------------------------------------------------------------
+    # --- 3.4 Times ------------------------------------------------------------------------------------------------
 
-    def times(self, columns):
-        n = self.number("count") + 1
-        unit = self.number("unit")
-        if n > MOST_SAMPLES or unit > 9:
+    def times(self, before):
+        which = self.number("times")
+        if which == 3:
+            self.new_times()
+            which = self.number("times")
+        if which == 0 and before is not None:
+            return before
+        if which == 1:
+            self.new_times()
+        elif which == 2:
+            self.part()
+        elif which < 4 or which - 4 >= len(self.columns):
+            raise Malformed("no such times")
+        return self.columns[which - 4 if which > 3 else -1]
+
+    def keep(self, times):
+        if sum(map(len, self.columns)) + len(times) > 2 * MOST_SAMPLES:
+            raise Malformed("too many times")
+        self.columns.append(times)
+
+    def new_times(self):
+        n = self.wide("count") + 1
+        step = self.number("unit")
+        if n > MOST_SAMPLES or step > 9:
             raise Malformed("too many times, or no such unit")
-        before = columns[-1][0] if columns else 0
-        origin = abs(before) // 10 ** unit * (1 if before >= 0 else -1)
-        return [signed(v) * 10 ** unit for v in self.integers("at", n, origin)]
+        self.unit = (self.unit + step) % 10
+        origin = abs(self.first) // 10 ** self.unit * (1 if self.first >= 0 else -1)
+        times = [signed(v) * 10 ** self.unit for v in self.integers("at", n, origin)]
+        self.keep(times)
+        self.bases.append(times)
+        self.first = times[0]
+
+    def part(self):
+        back = self.number("base")
+        if back >= len(self.bases):
+            raise Malformed("no such base")
+        base, at, times = self.bases[-1 - back], 0, []
+        n = self.wide("part") + 1
+        if n > len(base):
+            raise Malformed("more times than the base has")
+        for gap in self.list("gaps", n, (len(base) - n << 8) // n):
+            at += gap
+            if at >= len(base):
+                raise Malformed("no such time in the base")
+            times.append(base[at])
+            at += 1
+        self.keep(times)
 
     # --- 3.5 Values -----------------------------------------------------------------------------------------------
 
@@ -226,8 +296,8 @@ class Body:
                     for v in self.integers("values", n, 0)]
         if kind == STRING:
             texts = []
-            for _ in range(self.number("texts") + 1):
-                texts.append(bytes(self.d.plain(8) for _ in range(self.number("text"))))
+            for _ in range(self.wide("texts") + 1):
+                texts.append(bytes(self.d.plain(8) for _ in range(self.wide("text"))))
             return [(kind, texts[v]) for v in self.integers("values", n, 0)]
         if kind != MIXED:
             raise Malformed("kind %d" % kind)
@@ -238,18 +308,23 @@ class Body:
     # --- 3.6 Integer column ---------------------------------------------------------------------------------------
 
     def integers(self, models, n, origin):
-        order = self.number(models + ".order")
+        same = self.number(models + ".same")
+        order, memory = self.shapes[models]
+        if same == 1:
+            order = self.number(models + ".order")
+        if same > 1 or order > min(3, n):
+            raise Malformed("order %d" % order)
         first = self.signed(models + ".first") + origin & M64
+        if order and same == 1:
+            memory = self.number(models + ".memory")
+        self.shapes[models] = order, memory
         if order == 0:
             return [first] * n
-        if order > min(3, n):
-            raise Malformed("order %d" % order)
-        memory = self.number(models + ".memory")
         v, drift, turn = [first], 0, 0
-        if order == 1:
-            drift = self.signed(models + ".drift")
+        if order == 1 and same == 1:
+            drift = unzigzag(self.number(models + ".drift"))
         if order == 3:
-            turn = 32768 - self.number(models + ".bend")
+            turn = 32768 - self.wide(models + ".bend")
         if order > 1:
             v.append(v[0] + self.signed(models + ".slope") & M64)
         if order == 3:
@@ -258,7 +333,8 @@ class Body:
         d2 = signed(v[1] - v[0]) if order > 2 else 0
         e1 = e2 = e3 = 0
         gain = turn + 16384
-        for i, r in enumerate(self.residuals(models, n - order), order):
+        for i, u in enumerate(self.residuals(models, n - order), order):
+            r = unzigzag(u)
             k = 65536 - order * 65536 // i if i < order << memory else 65536 - (65536 >> memory)
             k2 = k * k >> 16
             k3 = k2 * k >> 16
@@ -276,22 +352,22 @@ class Body:
             e1, e2, e3 = signed((d << 8) - p), e1, e2
         return v
 
-    # --- 3.7 Residuals --------------------------------------------------------------------------------------------
-
     def residuals(self, models, n):
         if n == 0:
-            return
-        start = self.number(models + ".start")
-        mean = start if start < 2 else 3 << (start - 2)
+            return []
+        start = self.length(models + ".start")
+        if start > 50:
+            raise Malformed("start above 50")
+        return self.list(models, n, 3 << (start + 4) if start else 8)
+
+    # --- 3.7 Lists ------------------------------------------------------------------------------------------------
+
+    def list(self, models, n, mean):
         for _ in range(n):
             bits = mean.bit_length()
             below = mean >> (bits - 2) & 1 if bits > 1 else 0
-            low = max(bits - 9, 0)
-            u = self.number("%s.%d" % (models, 2 * min(bits, 9) + below)) << low
-            u |= self.d.plain(low)
-            if u > M64:
-                raise Malformed("residual of more than 64 bits")
-            yield unzigzag(u)
+            u = self.number("%s.scale%d" % (models, 2 * min(bits, 8) + below), max(bits - 8, 0))
+            yield u
             mean += ((min(u, 16 * (mean >> 8) + 16, (1 << 48) - 1) << 8) - mean) >> 4
 
 
@@ -312,8 +388,13 @@ def shown(kind, value):
 def main():
     as_bits = sys.argv[1:] == ["--bits"]
     for batch in batches(sys.stdin.buffer.read()):
-        head, samples = batch_samples(batch)
+        head, body = open_batch(batch)
         name = "%s,%d,%d" % (head.get(4, b"").decode(), head.get(6, 0), head.get(7, 0))
+        try:
+            samples = body_samples(head, body)
+        except Newer as error:
+            print("batch %s: for a newer reader: %s" % (name, error), file=sys.stderr)
+            continue
         if samples is None:
             print("batch %s: no columns" % name, file=sys.stderr)
             continue

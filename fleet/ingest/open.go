@@ -111,8 +111,14 @@ func openSealed(bytes []byte) openedBatch {
 	return b
 }
 
-// decode reads the body. What it refuses today it would refuse again: the batch is rejected, not parked.
+// decode reads the body. What it refuses today it would refuse again: the batch is rejected, not parked, unless a newer
+// version may read it.
 func (b *openedBatch) decode(view telemetrypb.BatchView) {
+	defer func() {
+		if errors.Is(b.inside, telemetrypb.ErrNewerFormat) {
+			b.newer, b.inside = b.inside, nil
+		}
+	}()
 	if view.Envelope.GetCodec() == telemetrypb.Codec_CODEC_RECORDS {
 		b.records, b.inside = view.Records()
 		return
