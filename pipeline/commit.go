@@ -115,7 +115,7 @@ func (p *Pipeline) journal(c *commit, l *lane) {
 		l.seq = p.queue.Reserve(l.id)
 	}
 	news := l.samples[l.journaled:]
-	bytes := appendJournal(c.bytes[l.id][:0], l.journaled, news)
+	bytes := AppendJournal(c.bytes[l.id][:0], l.journaled, news)
 	c.bytes[l.id] = bytes
 	c.journal = append(c.journal, Journal{
 		Lane: l.id, Seq: l.seq,

@@ -36,8 +36,8 @@ const (
 	rowFlags = iota // bits
 )
 
-// appendJournal appends an entry of samples, of whose batch so many are in earlier entries.
-func appendJournal(dst []byte, before int, samples []telemetrypb.Sample) []byte {
+// AppendJournal appends a journal entry of samples, of whose batch so many are in earlier entries.
+func AppendJournal(dst []byte, before int, samples []telemetrypb.Sample) []byte {
 	dst = append(dst, journalFormat)
 	dst = binary.AppendUvarint(dst, uint64(before))
 	signal, kind, at := uint32(0), telemetrypb.KindNone, int64(0)

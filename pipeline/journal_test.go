@@ -31,7 +31,7 @@ func bySignal(samples []telemetrypb.Sample) []telemetrypb.Sample {
 func TestJournalKeepsSamples(t *testing.T) {
 	for _, samples := range [][]telemetrypb.Sample{nil, oddSamples(), oddSamples()[:1]} {
 		kept := []telemetrypb.Sample{telemetrypb.IntSample(7, 7, 7)}
-		entry := appendJournal([]byte("before"), 12, samples)[len("before"):]
+		entry := AppendJournal([]byte("before"), 12, samples)[len("before"):]
 		before, got, err := decodeJournal(kept, entry)
 		if err != nil || before != 12 || !slices.Equal(got, append(kept, bySignal(samples)...)) {
 			t.Errorf("%v came back as %v, %d before, %v", samples, got, before, err)
@@ -82,19 +82,19 @@ func TestJournalIsSmallBesideACommit(t *testing.T) {
 			samples = append(samples, telemetrypb.IntSample(uint32(frame%10*8+k+1), at, int64(frame*k*31%4096)-2048))
 		}
 	}
-	if n := len(appendJournal(nil, 0, samples)); n > 12<<10/3 {
+	if n := len(AppendJournal(nil, 0, samples)); n > 12<<10/3 {
 		t.Errorf("%d bytes for %d samples", n, len(samples))
 	}
 	buf := make([]byte, 0, 16<<10)
-	if n := testing.AllocsPerRun(10, func() { buf = appendJournal(buf[:0], 0, samples) }); n != 0 {
+	if n := testing.AllocsPerRun(10, func() { buf = AppendJournal(buf[:0], 0, samples) }); n != 0 {
 		t.Errorf("%v allocations an entry", n)
 	}
 }
 
 // FuzzDecodeJournal: any bytes are an entry or are refused, and what is one can be written again.
 func FuzzDecodeJournal(f *testing.F) {
-	f.Add(appendJournal(nil, 3, oddSamples()))
-	f.Add(appendJournal(nil, 0, nil))
+	f.Add(AppendJournal(nil, 3, oddSamples()))
+	f.Add(AppendJournal(nil, 0, nil))
 	f.Add([]byte{journalFormat, 0, otherKind, 5, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before, samples, err := decodeJournal(nil, b)
@@ -104,7 +104,7 @@ func FuzzDecodeJournal(f *testing.F) {
 			}
 			return
 		}
-		again, got, err := decodeJournal(nil, appendJournal(nil, int(before), samples))
+		again, got, err := decodeJournal(nil, AppendJournal(nil, int(before), samples))
 		if err != nil || again != before || !slices.Equal(got, samples) {
 			t.Fatalf("%d samples came back as %d, %v", len(samples), len(got), err)
 		}

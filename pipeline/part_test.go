@@ -177,7 +177,7 @@ func TestRecoveryPartsNothing(t *testing.T) {
 					samples = append(samples, s)
 				}
 			}
-			entries = append(entries, Journal{Lane: rawLane, Seq: 7, BootID: [16]byte{1}, Bytes: appendJournal(nil, before, samples)})
+			entries = append(entries, Journal{Lane: rawLane, Seq: 7, BootID: [16]byte{1}, Bytes: AppendJournal(nil, before, samples)})
 			before += len(samples)
 			total += len(samples)
 		}

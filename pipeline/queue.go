@@ -22,7 +22,7 @@ type Journal struct {
 	BootID    [16]byte
 	BootCount uint32
 	Catalogue [16]byte // short hash
-	Bytes     []byte   // see appendJournal
+	Bytes     []byte   // see AppendJournal
 }
 
 // Queue is the durable store below the pipeline.

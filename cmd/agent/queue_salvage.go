@@ -199,6 +199,9 @@ func (s *salvage) journal(q *buffer.Queue) error {
 		for _, part := range u.Parts {
 			samples = append(samples, part...)
 		}
+		if len(samples) == 0 {
+			continue
+		}
 		u.Head.Tenant, u.Head.Device = s.names[0], s.names[1]
 		b, err := telemetrypb.AppendBatch(nil, &u.Head, samples)
 		if err != nil { // without a batch in the queue nobody knows whose it is

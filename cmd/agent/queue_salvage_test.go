@@ -13,6 +13,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/internal/cli"
+	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -99,12 +100,9 @@ func upTo(n uint64, without ...uint64) (list []uint64) {
 // journalEntry puts three samples under the next number of a lane into the journal.
 func journalEntry(t *testing.T, q *buffer.Queue, l buffer.Lane) uint64 {
 	t.Helper()
-	body, err := new(telemetrypb.Encoder).AppendSamples([]byte{1, 0}, []telemetrypb.Sample{
+	body := pipeline.AppendJournal(nil, 0, []telemetrypb.Sample{
 		telemetrypb.StringSample(3, 100, "a"), telemetrypb.StringSample(3, 200, "b"), telemetrypb.StringSample(3, 300, "c"),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	seq := q.Reserve(l)
 	if err := q.Commit(nil, []buffer.JournalEntry{{Lane: l, Seq: seq, Bytes: body}}); err != nil {
 		t.Fatal(err)
