@@ -195,6 +195,9 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	if err != nil {
 		return err
 	}
+	if !t.allocated && t.used > q.o.SegmentBytes/busyPart && q.mayAllocate(l) {
+		t.allocate(q.o.SegmentBytes)
+	}
 	ln := &q.lanes[l]
 	q.mu.Lock()
 	head := describe(t.seg, ln.nextCommit, batches, journal)
@@ -282,11 +285,13 @@ func (l *lane) voidLocked(seq uint64) {
 
 // tailFor gives the lane's tail with room for need bytes.
 func (q *Queue) tailFor(l Lane, need int64) (*tail, error) {
+	rolled := false
 	if t := q.tails[l]; t != nil {
 		if t.used+need <= q.o.SegmentBytes && len(t.seg.index) < maxBatches {
 			return t, nil
 		}
 		q.closeTail(l, nil)
+		rolled = true
 	}
 	q.mu.Lock()
 	ln := &q.lanes[l]
@@ -295,7 +300,7 @@ func (q *Queue) tailFor(l Lane, need int64) (*tail, error) {
 	}
 	ln.nextSegment++
 	q.mu.Unlock()
-	t, err := newTail(q.dir, head, q.o.SegmentBytes)
+	t, err := newTail(q.dir, head, q.o.SegmentBytes, rolled && q.mayAllocate(l))
 	if err != nil {
 		return nil, fmt.Errorf("making segment %s: %w", filepath.Join(l.String(), segmentFile(head.Number)), err)
 	}
@@ -318,7 +323,11 @@ func (q *Queue) closeTail(l Lane, why error) {
 		return
 	}
 	q.tails[l] = nil
-	if err := t.close(why); err != nil {
+	err := t.close(why)
+	if err == nil && why == nil { // after a failed commit there may be pages that only the disk knows of
+		err = q.trim(t.seg, t.used)
+	}
+	if err != nil {
 		q.log.Warn("queue: closing a segment", "file", t.seg.file(), "err", err)
 	}
 	q.mu.Lock()

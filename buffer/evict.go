@@ -82,6 +82,7 @@ func (q *Queue) makeRoom(work laneWorks) error {
 		return err
 	}
 	need, best, _ := work.need()
+	q.needed = need
 	if need == 0 {
 		return nil
 	}
@@ -154,6 +155,35 @@ func (q *Queue) short(work *laneWorks, margin int64) (*shortage, error) {
 		return &shortage{0, fmt.Errorf("%w: %d bytes free on the file system, %d more wanted, floor %d", ErrFull, free, need, q.o.MinFree)}, nil
 	}
 	return nil, nil
+}
+
+// mayAllocate says whether a lane's tail may have the blocks of a whole segment ahead of their use: when that leaves room
+// for the commit under way and for as much again. A commit near a bound has to do without.
+func (q *Queue) mayAllocate(l Lane) bool {
+	ahead := 2*q.o.SegmentBytes + q.needed
+	used, lanes := q.diskBytes()
+	if quota := q.o.LaneBytes[l]; quota != 0 && lanes[l]+ahead > quota {
+		return false
+	}
+	if limit := q.o.MaxBytes - q.o.ControlReserve; used+ahead > limit-limit/8 { // from there on it is thinned
+		return false
+	}
+	if q.o.MinFree <= 0 {
+		return true
+	}
+	free, err := freeOn(q.dir)
+	return err == nil && free-ahead >= q.o.MinFree
+}
+
+// trim gives back the blocks that a segment has and does not use.
+func (q *Queue) trim(s *segment, used int64) error {
+	if err := s.measure(&q.mu); err != nil {
+		return err
+	}
+	if s.fileBytes <= used {
+		return nil
+	}
+	return errors.Join(trim(s.path, used), s.measure(&q.mu))
 }
 
 // diskBytes is what the segments occupy, in all and by lane.

@@ -18,6 +18,7 @@ type contents struct {
 	head     segmentHead
 	salvaged bool // found record by record; damage says why
 	damage   string
+	used     int64 // where the pages end that its state may refer to
 
 	first, last uint64 // commits that count
 	end         uint64 // the last one in the file
@@ -95,7 +96,7 @@ func walkSegment(f io.ReaderAt, size int64, w wanted) (*contents, error) {
 	if !snap.BothMetas { // the newest commit may be gone, or only the way to it
 		return nil, fmt.Errorf("%w: one of the two meta pages", errRecord)
 	}
-	c := &contents{}
+	c := &contents{used: snap.Used()}
 	err = c.walk(snap, w.last)
 	if err != nil && !errors.Is(err, ErrNewerFormat) && snap.Moved() {
 		return nil, errMoved

@@ -22,9 +22,10 @@ type opening struct {
 	damage  []Damage
 	reasons []string // why the newest state is not provably intact: each one begins a new epoch
 	journal [laneCount + 1][]placedJournal
-	heads   []segmentHead // of the segments that were read
-	empty   bool          // there was nothing at all
-	temps   []string      // leftovers to remove
+	heads   []segmentHead      // of the segments that were read
+	empty   bool               // there was nothing at all
+	temps   []string           // leftovers to remove
+	roomy   map[*segment]int64 // segments that were read and are whole, with where their pages end
 
 	journalGone [laneCount + 1][]Damage // entries that meta knows and that are not there
 }
@@ -85,7 +86,7 @@ func makeFolder(dir string) error {
 }
 
 func (q *Queue) open() error {
-	op := &opening{q: q}
+	op := &opening{q: q, roomy: map[*segment]int64{}}
 	if err := op.readMeta(); err != nil {
 		return err
 	}
@@ -122,6 +123,11 @@ func (q *Queue) open() error {
 	if q.untaken {
 		q.metaDue = true
 		return nil
+	}
+	for seg, used := range op.roomy { // a tail that the power was cut from has room for commits that it will not get
+		if err := q.trim(seg, used); err != nil {
+			q.log.Warn("queue: giving back what a segment does not use", "file", seg.file(), "err", err)
+		}
 	}
 	// A disk that takes no writes must not keep what it holds from being sent: then meta is written before the first
 	// commit.
@@ -339,6 +345,9 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 	}
 	for lane := range c.released {
 		q.lanes[lane].released.AddSet(c.released[lane])
+	}
+	if !c.salvaged {
+		op.roomy[seg] = c.used
 	}
 	op.judge(seg, c, known, newest)
 	return seg, nil

@@ -198,7 +198,7 @@ func record(t *testing.T, part, dir string, steps int) []event {
 	log := filepath.Join(t.TempDir(), "log")
 	work := child(t, part, dir, fmt.Sprint("77 ", steps))
 	cmd := deps.Program(t, "strace", "strace", append([]string{"-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", log, "-e", "signal=none", "-e",
-		"trace=openat,write,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
+		"trace=openat,write,pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
 	cmd.Env = append(cmd.Env, work.Env...)
 	if out, err := cmd.Output(); err != nil || bytes.Contains(out, []byte("E ")) {
 		if len(out) == 0 && os.Getenv("CI") != "true" {
@@ -282,6 +282,8 @@ func parseCall(t *testing.T, dir, line string) (e event, ok bool) {
 		e = event{call: "write", path: fd(args[0]), data: []byte(text(args[1])), at: number(args[3])}
 	case "ftruncate":
 		e = event{call: "truncate", path: fd(args[0]), at: number(args[1])}
+	case "fallocate": // the file is at least that long; nothing else shows
+		e = event{call: "write", path: fd(args[0]), data: []byte{}, at: number(args[2]) + number(args[3])}
 	case "fsync", "fdatasync":
 		e = event{call: "sync", path: fd(args[0])}
 	case "rename":

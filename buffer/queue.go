@@ -28,6 +28,7 @@ type Queue struct {
 	untaken    bool   // there was no folder, and the disk would not have one made: nothing is on disk, nothing is locked
 	reserveErr error  // why there is no reserve; then nothing but meta may take room
 	evicting   *pendingEviction
+	needed     int64 // room that the commit under way may take
 
 	mu         sync.Mutex
 	closed     bool

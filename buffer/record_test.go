@@ -142,7 +142,7 @@ func FuzzSalvage(f *testing.F) {
 
 // FuzzSegment reads segments of any bytes: an error, or what can be salvaged; never a panic.
 func FuzzSegment(f *testing.F) {
-	t, err := newTail(f.TempDir(), segmentHead{Lane: Event, Epoch: 5, Number: 0, First: 1, Generation: 1}, minSegment)
+	t, err := newTail(f.TempDir(), segmentHead{Lane: Event, Epoch: 5, Number: 0, First: 1, Generation: 1}, minSegment, false)
 	if err != nil {
 		f.Fatal(err)
 	}
