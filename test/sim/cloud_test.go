@@ -22,6 +22,7 @@ type cloud struct {
 	ingest *ingest.Ingester
 	random *mrand.Rand
 	old    []ingest.Message // some that came before, to come again
+	window int              // payloads of a lane that are taken at a time; 0 = all
 }
 
 func newCloud(t testing.TB, random *mrand.Rand) *cloud {
@@ -43,10 +44,13 @@ func (c *cloud) take(t testing.TB, queue *buffer.Queue, clocks func([16]byte) *t
 	for round := 0; ; round++ {
 		var messages []ingest.Message
 		for _, lane := range buffer.Lanes() {
-			messages = append(messages, payloads(t, queue, lane, clocks)...)
+			messages = append(messages, payloads(t, queue, lane, clocks, c.window)...)
 		}
-		if len(messages) == 0 || round > 2 {
+		if len(messages) == 0 || round > 2 && c.window == 0 {
 			return
+		}
+		if round > 10_000 {
+			t.Fatal("the queue does not empty")
 		}
 		fresh := messages
 		for range min(3, len(c.old)) {
@@ -55,7 +59,7 @@ func (c *cloud) take(t testing.TB, queue *buffer.Queue, clocks func([16]byte) *t
 		c.random.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
 		c.apply(t, queue, messages)
 		for _, m := range fresh {
-			if c.random.IntN(4) == 0 {
+			if c.random.IntN(4) == 0 && (c.window == 0 || len(c.old) < c.window) {
 				c.old = append(c.old, m)
 			}
 		}
@@ -92,7 +96,7 @@ func (c *cloud) apply(t testing.TB, queue *buffer.Queue, messages []ingest.Messa
 	}
 }
 
-func payloads(t testing.TB, queue *buffer.Queue, lane buffer.Lane, clocks func([16]byte) *telemetrypb.ClockRecord) (messages []ingest.Message) {
+func payloads(t testing.TB, queue *buffer.Queue, lane buffer.Lane, clocks func([16]byte) *telemetrypb.ClockRecord, most int) (messages []ingest.Message) {
 	t.Helper()
 	var batches [][]byte
 	var records []*telemetrypb.ClockRecord
@@ -109,6 +113,9 @@ func payloads(t testing.TB, queue *buffer.Queue, lane buffer.Lane, clocks func([
 		record, err := queue.Next(lane, from)
 		if errors.Is(err, buffer.ErrEmpty) {
 			flush()
+			return messages
+		}
+		if most > 0 && len(messages) == most {
 			return messages
 		}
 		if err != nil {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
+	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/fleet/ingest"
@@ -20,6 +23,7 @@ import (
 type zone struct {
 	t       testing.TB
 	dir     string
+	quota   int64
 	queue   *buffer.Queue
 	evictor pipeline.Evictor
 	head    telemetrypb.Head
@@ -35,13 +39,26 @@ type sampleName struct {
 	boot   int64
 }
 
-const zoneQuota = 16 << 20
+// zoneQuota is the queue's quota in bytes. WAYBILL_DEADZONE_MIB=1024 makes it a gigabyte, of which make torture has a step: 3 GiB
+// are offered then, and files take 4 GiB for some minutes.
+func zoneQuota(t *testing.T) int64 {
+	t.Helper()
+	text, ok := os.LookupEnv("WAYBILL_DEADZONE_MIB")
+	if !ok {
+		return 16 << 20
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 16 || n > 1<<16 {
+		t.Fatalf("WAYBILL_DEADZONE_MIB=%s: must be between 16 and 65536", text)
+	}
+	return int64(n) << 20
+}
 
 func (z *zone) open() {
 	z.t.Helper()
 	var err error
 	z.queue, err = buffer.Open(z.dir, buffer.Options{
-		MaxBytes: zoneQuota, MinFree: -1, Rand: rand.Reader, Thin: true,
+		MaxBytes: z.quota, MinFree: -1, Rand: rand.Reader, Thin: true,
 		OnEvict: func(of buffer.Eviction) (out buffer.Evicted, err error) {
 			r := pipeline.Request{Lane: telemetrypb.Lane(of.Lane), Epoch: of.Epoch, Thin: of.Thin,
 				Reserve: func(l telemetrypb.Lane) uint64 { return of.Reserve(buffer.Lane(l)) }}
@@ -94,8 +111,8 @@ func (z *zone) commit(batches ...buffer.Record) {
 	if err := z.queue.Commit(batches, nil); err != nil {
 		z.t.Fatal(err)
 	}
-	if used := z.queue.Stats().DiskBytes; used > zoneQuota {
-		z.t.Fatalf("%d bytes on disk, quota %d", used, zoneQuota)
+	if used := z.queue.Stats().DiskBytes; used > z.quota {
+		z.t.Fatalf("%d bytes on disk, quota %d", used, z.quota)
 	}
 }
 
@@ -110,7 +127,7 @@ func TestDeadZone(t *testing.T) {
 
 func deadZone(t *testing.T, receiptsLost bool) {
 	random := mrand.New(mrand.NewPCG(8, 8))
-	z := &zone{t: t, dir: filepath.Join(t.TempDir(), "queue"), random: random, offered: map[sampleName]bool{}, counts: map[telemetrypb.Lane]uint64{}}
+	z := &zone{t: t, dir: filepath.Join(t.TempDir(), "queue"), quota: zoneQuota(t), random: random, offered: map[sampleName]bool{}, counts: map[telemetrypb.Lane]uint64{}}
 	sel, err := pipeline.Choose([]*telemetrypb.Signal{
 		{Name: "can0.A.Text", Source: "can:can0", Type: telemetrypb.ValueType_VALUE_TYPE_STRING},
 		{Name: "agent.event", Source: "agent", Type: telemetrypb.ValueType_VALUE_TYPE_STRING},
@@ -137,16 +154,25 @@ func deadZone(t *testing.T, receiptsLost bool) {
 	z.commit(buffer.Record{Lane: buffer.Control, Seq: h.Seq, Samples: uint32(len(records)), Bytes: b})
 
 	c := newCloud(t, random)
-	delivered := uint64(0)
-	for n, bytes := 0, 0; bytes < 3*zoneQuota; n++ {
-		batches := []buffer.Record{z.batch(telemetrypb.Lane_LANE_TELEMETRY, text, "can0.A.Text", 16, 900), z.batch(telemetrypb.Lane_LANE_TELEMETRY, text, "can0.A.Text", 16, 900)}
+	delivered, start := uint64(0), time.Now()
+	bytes, commits := int64(0), 0
+	perCommit := 2
+	if z.quota > 256<<20 { // else it takes hours
+		perCommit = 8
+	}
+	for n := 0; bytes < 3*z.quota; n++ {
+		var batches []buffer.Record
+		for range perCommit {
+			batches = append(batches, z.batch(telemetrypb.Lane_LANE_TELEMETRY, text, "can0.A.Text", 16, 900))
+		}
 		if n%8 == 0 {
 			batches = append(batches, z.batch(telemetrypb.Lane_LANE_EVENT, event, "agent.event", 1, 200))
 		}
 		for _, b := range batches {
-			bytes += len(b.Bytes)
+			bytes += int64(len(b.Bytes))
 		}
 		z.commit(batches...)
+		commits++
 		if receiptsLost && n%9 == 0 { // a payload comes through, its receipt does not
 			r, err := z.queue.Next(buffer.Telemetry, uint64(1+random.IntN(int(z.queue.Stats().Lanes[buffer.Telemetry].Newest))))
 			if errors.Is(err, buffer.ErrEmpty) {
@@ -172,13 +198,54 @@ func deadZone(t *testing.T, receiptsLost bool) {
 	if st[buffer.Telemetry].Thinned+st[buffer.Telemetry].Evicted == 0 || st[buffer.Event].Evicted > 0 {
 		t.Fatalf("%+v", st)
 	}
+	t.Logf("%d bytes in %d commits in %v, %d on disk; %+v", bytes, commits, time.Since(start).Round(time.Second), z.queue.Stats().DiskBytes, st)
+	z.inOrder()
+	start = time.Now()
+	c.window = 2048
 	c.take(t, z.queue, func([16]byte) *telemetrypb.ClockRecord { return nil })
+	t.Logf("drained in %v", time.Since(start).Round(time.Second))
+	if err := z.queue.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if used := z.queue.Stats().DiskBytes; used > z.quota/16 {
+		t.Errorf("%d bytes on disk after everything is drained", used)
+	}
 	for l, s := range z.queue.Stats().Lanes {
 		if s.Batches > 0 {
 			t.Errorf("%d batches of lane %s are left", s.Batches, l)
 		}
 	}
 	z.check(c.store, delivered)
+}
+
+// inOrder looks at what is left before it is drained: of each lane the batches that were not thinned come in the order in
+// which they were taken, and none overlaps the one before.
+func (z *zone) inOrder() {
+	z.t.Helper()
+	for _, lane := range []buffer.Lane{buffer.Event, buffer.Telemetry} {
+		last, from := int64(0), uint64(0)
+		for {
+			r, err := z.queue.Next(lane, from)
+			if errors.Is(err, buffer.ErrEmpty) {
+				break
+			}
+			if err != nil {
+				z.t.Fatal(err)
+			}
+			from = r.Seq + 1
+			view, err := telemetrypb.OpenBatch(r.Bytes)
+			if err != nil {
+				z.t.Fatal(err)
+			}
+			if len(view.Envelope.GetSupersedes()) > 0 {
+				continue
+			}
+			if r.First <= last {
+				z.t.Errorf("batch %d of lane %s begins at %d, the one before ended at %d", r.Seq, lane, r.First, last)
+			}
+			last = r.Last
+		}
+	}
 }
 
 // check holds the store to what was offered.
