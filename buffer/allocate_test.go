@@ -48,11 +48,7 @@ func TestBlocksAheadOfUse(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "queue")
 	first := filepath.Join(dir, "telemetry", "000000000000.seg")
 	q := open(t, dir, o)
-	fill(t, q, 4)
-	if blocks, _ := occupied(t, first); blocks > segment/4 {
-		t.Errorf("%d bytes of blocks for four batches", blocks)
-	}
-	fill(t, q, 8)
+	fill(t, q, 12)
 	if blocks, size := occupied(t, first); blocks < segment || size < segment {
 		t.Errorf("a tail that fills has %d bytes of blocks and is %d long, want %d", blocks, size, segment)
 	}
@@ -88,10 +84,62 @@ func TestBlocksAheadOfUse(t *testing.T) {
 		t.Errorf("%d batches of 80", n)
 	}
 
+	little := filepath.Join(t.TempDir(), "queue")
+	q = open(t, little, buffer.Options{Rand: rand.Reader})
+	fill(t, q, 2)
+	if blocks, _ := occupied(t, filepath.Join(little, "telemetry", "000000000000.seg")); blocks > 256<<10 {
+		t.Errorf("%d bytes of blocks for two batches", blocks)
+	}
+
 	narrow := filepath.Join(t.TempDir(), "queue")
 	q = open(t, narrow, buffer.Options{SegmentBytes: segment, MaxBytes: 2 << 20, Rand: rand.Reader})
 	fill(t, q, 12)
 	if blocks, _ := occupied(t, filepath.Join(narrow, "telemetry", "000000000000.seg")); blocks > segment/2 {
 		t.Errorf("a queue with room for two segments has given %d bytes of blocks to one", blocks)
+	}
+}
+
+// What is released rides on the next commit; SyncLate writes meta only for what none has taken since the call before.
+func TestSyncLate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "queue")
+	o := buffer.Options{Rand: rand.Reader}
+	q := open(t, dir, o)
+	fill(t, q, 8)
+	meta := func() string {
+		b, err := os.ReadFile(filepath.Join(dir, "meta"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	release := func(seq uint64) {
+		if err := q.Release(tele, buffer.Range{First: seq, Last: seq}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := func() {
+		if err := q.SyncLate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := meta()
+	for seq := uint64(1); seq < 5; seq++ { // commits come faster
+		release(seq)
+		late()
+		fill(t, q, 1)
+	}
+	release(5)
+	late()
+	if meta() != before {
+		t.Error("meta was written for what a commit carries")
+	}
+	late()
+	if meta() == before {
+		t.Error("meta was not written for what no commit has carried")
+	}
+	q.Abandon()
+	q = open(t, dir, o)
+	if oldest := q.Stats().Lanes[tele].Oldest; oldest != 6 {
+		t.Errorf("the oldest batch is %d, want 6", oldest)
 	}
 }

@@ -198,6 +198,7 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	if !t.allocated && t.used > q.o.SegmentBytes/busyPart && q.mayAllocate(l) {
 		t.allocate(q.o.SegmentBytes)
 	}
+	t.blankAhead(size, q.o.SegmentBytes)
 	ln := &q.lanes[l]
 	q.mu.Lock()
 	head := describe(t.seg, ln.nextCommit, batches, journal)

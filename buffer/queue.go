@@ -40,6 +40,7 @@ type Queue struct {
 	parent     Parent
 	recovered  []JournalEntry
 	unsaved    [laneCount + 1]ranges.Set // released and not on disk yet
+	waited     bool                      // some of that since before the last SyncLate
 	loaded     []*segment                // closed segments whose index is in memory, least recently loaded first
 	damaged    uint64
 	lastCommit time.Time

@@ -89,6 +89,7 @@ func (q *Queue) takeUnsavedLocked(limit int) (taken [laneCount + 1]ranges.Set) {
 		return taken
 	}
 	taken, q.unsaved = q.unsaved, taken
+	q.waited = false
 	return taken
 }
 
@@ -99,7 +100,13 @@ func (q *Queue) putBackLocked(taken [laneCount + 1]ranges.Set) {
 }
 
 // Sync persists what was released and removes the segments that are not needed any more.
-func (q *Queue) Sync() error {
+func (q *Queue) Sync() error { return q.sync(false) }
+
+// SyncLate is Sync but for what was released since the last call: that is left to the commits to come, which carry it for
+// nothing, where meta costs a file.
+func (q *Queue) SyncLate() error { return q.sync(true) }
+
+func (q *Queue) sync(late bool) error {
 	q.commitMu.Lock()
 	defer q.commitMu.Unlock()
 	q.mu.Lock()
@@ -108,18 +115,16 @@ func (q *Queue) Sync() error {
 	if err != nil || q.untaken {
 		return err
 	}
-	return q.sync(false)
-}
-
-func (q *Queue) sync(tailsToo bool) error {
-	if err := q.collect(tailsToo); err != nil {
+	if err := q.collect(false); err != nil {
 		return err
 	}
 	q.mu.Lock()
-	due := q.metaDue
+	waits := false
 	for l := range q.unsaved {
-		due = due || len(q.unsaved[l]) > 0
+		waits = waits || len(q.unsaved[l]) > 0
 	}
+	due := q.metaDue || waits && (q.waited || !late)
+	q.waited = waits
 	q.mu.Unlock()
 	if !due {
 		return nil

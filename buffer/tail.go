@@ -18,8 +18,10 @@ const (
 	commitRoom  = 64 << 10
 	recordRoom  = 4096 + 256 // page rounding, keys, elements and the name's part of one record at the worst
 	bboltWait   = time.Second
-	tailMinimum = 1 << 20 // a released tail below this is kept for the next commits
-	busyPart    = 8       // a tail that has filled one part in so many of its segment will fill the rest
+	tailMinimum = 2 << 20 // a released tail below this is kept for the next commits
+	busyPart    = 128     // a tail that has filled one part in so many of its segment will fill the rest
+	blankPart   = 32      // one part in so many of a segment is blanked at once
+	smallCommit = 32 << 10
 )
 
 // errPanicked: bbolt gave up in the middle of its work; its locks may be held and its state is not to be used.
@@ -33,7 +35,8 @@ type tail struct {
 	used int64    // bytes up to the highest page in use
 	slab []byte   // values of the commit under way
 
-	allocated bool // has its blocks, or cannot have them ahead of their use
+	allocated bool  // has its blocks, or cannot have them ahead of their use
+	blank     int64 // up to here the file was written; 0 = that is of no use here
 }
 
 // guard runs a call into bbolt. Its panics and faults in its mapping (a file cut off by others, a disk that cannot
@@ -129,8 +132,35 @@ func (t *tail) update(f func(tx *bolt.Tx) error) error {
 // work the file grows as it is written.
 func (t *tail) allocate(segmentBytes int64) {
 	t.allocated = true
-	for errors.Is(unix.Fallocate(int(t.file.Fd()), 0, 0, segmentBytes), unix.EINTR) {
+	var err error
+	for {
+		if err = unix.Fallocate(int(t.file.Fd()), 0, 0, segmentBytes); !errors.Is(err, unix.EINTR) {
+			break
+		}
 	}
+	var fs unix.Statfs_t
+	if err == nil && unix.Fstatfs(int(t.file.Fd()), &fs) == nil && int64(fs.Type) == unix.EXT4_SUPER_MAGIC {
+		t.blank = max(t.used, 1)
+	}
+}
+
+// blankAhead writes zeros where small commits will go. The first write to a block is what ext4 has to note; a commit into
+// blocks that were written costs it nothing, where the few pages of a second's journal cost three more. For large commits
+// it would be the dearer way.
+func (t *tail) blankAhead(size, segmentBytes int64) {
+	if t.blank == 0 || size > smallCommit || t.blank >= t.used+smallCommit {
+		return
+	}
+	from := max(t.blank, t.used)
+	n := min(max(segmentBytes/blankPart, smallCommit), segmentBytes-from)
+	if n <= 0 {
+		return
+	}
+	if _, err := t.file.WriteAt(make([]byte, n), from); err != nil {
+		t.blank = 0 // the commit will tell what is wrong
+		return
+	}
+	t.blank = from + n
 }
 
 // trim gives back what a segment has behind its last page, which nothing refers to.

@@ -151,7 +151,7 @@ func benchHour(b *testing.B, network bool) (device, calls, payload int64) {
 				}
 			}
 			if second%10 == 9 {
-				if err := q.Sync(); err != nil {
+				if err := q.SyncLate(); err != nil {
 					b.Fatal(err)
 				}
 			}

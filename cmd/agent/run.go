@@ -170,7 +170,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	}
 	uplinkStage.start(failed, "queue", a.often(10*time.Second, func() {
 		if a.uplink != nil {
-			a.keepReleases()
+			a.keepReleases(a.queue.SyncLate)
 		}
 		a.watchQuota()
 		a.keepBoot()
@@ -224,7 +224,7 @@ func (a *agent) drain(ctx context.Context) {
 	if err := a.uplink.Drain(bound); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		a.log.Warn("drain", "error", err)
 	}
-	a.keepReleases()
+	a.keepReleases(a.queue.Sync)
 }
 
 // stage is a group of tasks that end together.
@@ -392,8 +392,8 @@ func (a *agent) often(d time.Duration, do func()) func(context.Context) error {
 
 // keepReleases notes on disk what was delivered while nothing is committed that would carry it, so that a parked car
 // gives its disk back and a restart resends little.
-func (a *agent) keepReleases() {
-	err := a.queue.Sync()
+func (a *agent) keepReleases(sync func() error) {
+	err := sync()
 	if failed := err != nil; a.syncFailed.Swap(failed) != failed && failed {
 		a.log.Warn("the queue could not note what was delivered; a restart sends it again, to be deduplicated", "error", err)
 	}
