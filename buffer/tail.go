@@ -138,15 +138,28 @@ func (t *tail) allocate(segmentBytes int64) {
 			break
 		}
 	}
-	var fs unix.Statfs_t
-	if err == nil && unix.Fstatfs(int(t.file.Fd()), &fs) == nil && int64(fs.Type) == unix.EXT4_SUPER_MAGIC {
+	if err == nil && hasJournal(t.file) {
 		t.blank = max(t.used, 1)
 	}
 }
 
+// hasJournal says whether a file is on an ext4 with a journal.
+func hasJournal(f *os.File) bool {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))))
+	if err != nil {
+		return false
+	}
+	journals, err := filepath.Glob("/proc/fs/jbd2/" + filepath.Base(device) + "-*")
+	return err == nil && len(journals) > 0
+}
+
 // blankAhead writes zeros where small commits will go. The first write to a block is what ext4 has to note; a commit into
-// blocks that were written costs it nothing, where the few pages of a second's journal cost three more. For large commits
-// it would be the dearer way.
+// blocks that were written costs its journal nothing, where the few pages of a second cost three more. For large commits, and
+// where there is no such journal, it would be the dearer way.
 func (t *tail) blankAhead(size, segmentBytes int64) {
 	if t.blank == 0 || size > smallCommit || t.blank >= t.used+smallCommit {
 		return
