@@ -213,7 +213,7 @@ func (c *powerControl) enter(ctx context.Context, now int64, s power.State) {
 	}
 	if s == power.Quiet {
 		c.uplink.Rest("parked")
-		c.keepReleases()
+		c.keepReleases(c.queue.Sync)
 	} else {
 		c.uplink.Wake()
 	}
