@@ -179,7 +179,7 @@ func (p *busPath) run(t testing.TB, frames int) {
 }
 
 // warmFrames bring a busPath to its steady state.
-const warmFrames = 50_000
+const warmFrames = 400_000
 
 // From the frame to what is committed nothing is allocated for a frame, nor for 64 of them: what there is, is for a batch
 // or a commit.
