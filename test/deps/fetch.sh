@@ -35,6 +35,7 @@ spec() {
     dbc-files)    echo "sdist cantools==45.1.0 opendbc==0.3.1 canmatrix==1.3.3" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     strace)       echo "closure strace" ;;
+    e2fsprogs)    echo "closure e2fsprogs" ;;
     shellcheck)   echo "closure shellcheck" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
     *) return 1 ;;

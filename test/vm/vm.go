@@ -35,6 +35,7 @@ type Job struct {
 	Modules    []string      // further modules, by path below the kernel's module folder, "net/sched/sch_netem"
 	Timeout    time.Duration // for the command; 2 minutes
 	Memory     int           // MiB; 512
+	Disks      []string      // files that are disks of a User-Mode Linux: /dev/ubda, /dev/ubdb …
 	// Steady makes one processor of Emulate's machine, on which each instruction takes 2 ns of the guest's time: what it
 	// measures of itself does not depend on what else the host does. The guest does not wait for its timers.
 	Steady bool
@@ -91,25 +92,50 @@ func (j Job) memory() int {
 // Run runs the job under User-Mode Linux. The guest sees the host's file tree and writes to it as the caller.
 func Run(t testing.TB, j Job) Result {
 	t.Helper()
-	if runtime.GOARCH != "amd64" {
-		deps.Missing(t, "User-Mode Linux exists for amd64 only, this is %s", runtime.GOARCH)
-	}
-	folder := deps.Folder(t, "uml")
-	dir := t.TempDir()
-	guest := j.guest(modulePaths(t, filepath.Join(folder, "usr/lib/uml/modules"), j.Modules),
-		"HOME="+dir, "TMPDIR="+dir)
-	path := filepath.Join(dir, "job.json")
-	writeJob(t, path, guest)
-	cmd := exec.Command(filepath.Join(folder, "usr/bin/linux.uml"),
-		fmt.Sprintf("mem=%dM", j.memory()), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
-		"init="+BuildGuest(t, "amd64"), "waybill.job="+path, "uml_dir="+dir, "umid=guest",
-		"con=null", "con0=null,fd:1", "quiet", "panic=-1")
-	cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+memoryFolder(dir, j.memory()))
+	cmd, guest := NewBed(t, j).command(t)
 	r, err := boot(cmd, guest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// Bed boots a job under User-Mode Linux, once or again and again on the same disks.
+type Bed struct {
+	job    Job
+	folder string // of its package
+	init   string
+	dir    string
+	boots  int
+}
+
+// NewBed prepares for booting j.
+func NewBed(t testing.TB, j Job) *Bed {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		deps.Missing(t, "User-Mode Linux exists for amd64 only, this is %s", runtime.GOARCH)
+	}
+	return &Bed{job: j, folder: deps.Folder(t, "uml"), init: BuildGuest(t, "amd64"), dir: t.TempDir()}
+}
+
+// command is the next boot.
+func (b *Bed) command(t testing.TB) (*exec.Cmd, guestJob) {
+	t.Helper()
+	b.boots++
+	guest := b.job.guest(modulePaths(t, filepath.Join(b.folder, "usr/lib/uml/modules"), b.job.Modules), "HOME="+b.dir, "TMPDIR="+b.dir)
+	path := filepath.Join(b.dir, "job.json")
+	writeJob(t, path, guest)
+	args := []string{
+		fmt.Sprintf("mem=%dM", b.job.memory()), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
+		"init=" + b.init, "waybill.job=" + path, "uml_dir=" + b.dir, fmt.Sprintf("umid=guest%d", b.boots),
+		"con=null", "con0=null,fd:1", "quiet", "panic=-1",
+	}
+	for i, disk := range b.job.Disks {
+		args = append(args, fmt.Sprintf("ubd%d=%s", i, disk))
+	}
+	cmd := exec.Command(filepath.Join(b.folder, "usr/bin/linux.uml"), args...)
+	cmd.Env = append(os.Environ(), "HOME="+b.dir, "TMPDIR="+memoryFolder(b.dir, b.job.memory()))
+	return cmd, guest
 }
 
 // memoryFolder is where User-Mode Linux keeps the guest's memory, a file: in shared memory if it has the room (a
@@ -122,14 +148,18 @@ func memoryFolder(fallback string, mebibytes int) string {
 	return fallback
 }
 
+// ownGroup gives a machine a process group, which can be ended as a whole; it goes when the test binary is killed.
+func ownGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 10 * time.Second
+}
+
 // boot runs a machine to its power-off and reads from its console how the command went. A machine that did not come to
 // the command, or not to the command's end, is an error.
 func boot(cmd *exec.Cmd, guest guestJob) (Result, error) {
 	console := &console{start: []byte(guest.Token + " start\n")}
 	cmd.Stdout, cmd.Stderr = console, console
-	// A process group of its own can be ended as a whole, and it goes when the test binary is killed.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = 10 * time.Second
+	ownGroup(cmd)
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return Result{}, fmt.Errorf("boot: %w", err)
