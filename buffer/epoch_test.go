@@ -3,6 +3,8 @@ package buffer_test
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -63,6 +65,64 @@ func TestOldEpoch(t *testing.T) {
 	q.ReleaseEpoch(q.Epoch(), tele, buffer.Range{First: 1, Last: 61})
 	if _, new := epochs(); !slices.Equal(new, []uint64{62}) {
 		t.Errorf("after the new epoch's receipt: new %v", new)
+	}
+}
+
+// TestMetaLostTwice: a batch that was sealed from the journal of the first epoch lies in a segment of the second. When
+// meta is lost again, it still belongs to the first, whose receipt frees it, and nobody else's does.
+func TestMetaLostTwice(t *testing.T) {
+	dir := t.TempDir()
+	lose := func(q *buffer.Queue) *buffer.Queue {
+		t.Helper()
+		q.Abandon()
+		if err := os.Remove(filepath.Join(dir, "meta")); err != nil {
+			t.Fatal(err)
+		}
+		return open(t, dir, options(t))
+	}
+	q := open(t, dir, options(t))
+	first := q.Epoch()
+	add(t, q, tele, 2, 100)
+	sealed, unsealed := q.Reserve(tele), q.Reserve(tele)
+	journal := []buffer.JournalEntry{buffertest.Entry(tele, sealed, 0), buffertest.Entry(tele, unsealed, 0)}
+	if err := q.Commit(nil, journal); err != nil {
+		t.Fatal(err)
+	}
+	q = lose(q)
+	second := q.Epoch()
+	// One of the old epoch's is sealed, of the other the journal goes on, in the new epoch's segment.
+	if err := q.Commit([]buffer.Record{buffertest.Batch(tele, sealed, 100)}, []buffer.JournalEntry{buffertest.Entry(tele, unsealed, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	add(t, q, tele, 2, 100) // 5 and 6
+	q = lose(q)
+	for _, e := range q.Recovered() {
+		if e.Epoch != first {
+			t.Errorf("a journal entry of %d: epoch %x, want %x", e.Seq, e.Epoch, first)
+		}
+	}
+	if err := q.Commit([]buffer.Record{buffertest.Batch(tele, unsealed, 100)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	left := func() (seqs []uint64) {
+		for from := uint64(0); ; {
+			r, err := q.Next(tele, from)
+			if err != nil {
+				return seqs
+			}
+			if want := map[bool]uint64{true: first, false: second}[r.Seq <= unsealed]; r.Epoch != want {
+				t.Errorf("batch %d: epoch %x, want %x", r.Seq, r.Epoch, want)
+			}
+			seqs, from = append(seqs, r.Seq), r.Seq+1
+		}
+	}
+	q.ReleaseEpoch(second, tele, buffer.Range{First: 1, Last: 1000})
+	if got := left(); !slices.Equal(got, []uint64{1, 2, sealed, unsealed}) {
+		t.Errorf("after the second epoch's receipt: %v", got)
+	}
+	q.ReleaseEpoch(first, tele, buffer.Range{First: 1, Last: 1000})
+	if got := left(); len(got) != 0 {
+		t.Errorf("after the first epoch's receipt: %v", got)
 	}
 }
 

@@ -82,7 +82,7 @@ func (op *opening) epochsFromSegments() {
 			if s.number != h.Number {
 				continue
 			}
-			for _, first := range [...]uint64{s.stored.Min(), s.journal.Min()} {
+			for _, first := range [...]uint64{s.firstOf(h.Epoch), op.firstJournaled(s, h.Epoch)} {
 				if start := &q.epochs[i].Start[h.Lane]; first != 0 && (*start == 0 || first < *start) {
 					*start = first
 				}
@@ -117,6 +117,30 @@ func (op *opening) ours() func(epoch uint64) bool {
 		return nil
 	}
 	return among(op.meta.Epochs)
+}
+
+// firstOf is the lowest seq of an epoch among the segment's batches, 0 = none. Those below it were sealed from the
+// journal of an older epoch and keep theirs. What cannot be read counts as of the epoch.
+func (s *segment) firstOf(epoch uint64) uint64 {
+	for _, e := range s.index {
+		if h, _, err := readBatch(s.path, e); err != nil || h.Epoch == epoch {
+			return e.seq
+		}
+	}
+	return 0
+}
+
+// firstJournaled is firstOf for the segment's journal entries.
+func (op *opening) firstJournaled(s *segment, epoch uint64) (first uint64) {
+	for _, j := range op.journal[s.lane] {
+		if j.seg != s || first != 0 && j.seq >= first {
+			continue
+		}
+		if read, err := readJournal(s.path, j.journaled); err != nil || read[0].entry.Epoch == epoch {
+			first = j.seq
+		}
+	}
+	return first
 }
 
 // recover reads the journal entries that are not void.
