@@ -2,10 +2,8 @@ package buffer_test
 
 import (
 	"bytes"
-	crand "crypto/rand"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -411,103 +409,6 @@ func TestKept(t *testing.T) {
 	q.Sync()
 	if n := len(q.Segments()); n > 2 {
 		t.Errorf("%d segments after the time is over", n)
-	}
-}
-
-// childEvict commits more than the quota and says what was confirmed.
-func childEvict(dir, seed string) {
-	var n uint64
-	steps := -1
-	fmt.Sscan(seed, &n, &steps)
-	rnd := rand.New(rand.NewPCG(n, 1))
-	q, err := buffer.Open(dir, evictPower())
-	if err != nil {
-		fmt.Println("E", err)
-		return
-	}
-	for step := 0; step != steps; step++ {
-		var batches []buffer.Record
-		if rnd.IntN(4) == 0 {
-			batches = append(batches, buffertest.Batch(buffer.Event, q.Reserve(buffer.Event), 300))
-		}
-		for range 1 + rnd.IntN(3) {
-			batches = append(batches, buffertest.Batch(tele, q.Reserve(tele), 5000+rnd.IntN(9000)))
-		}
-		if err := q.Commit(batches, nil); err != nil {
-			fmt.Println("E", err)
-			return
-		}
-		var say strings.Builder
-		for _, r := range batches {
-			fmt.Fprintln(&say, "B", uint8(r.Lane), r.Seq, len(r.Bytes))
-		}
-		os.Stdout.WriteString(say.String())
-	}
-}
-
-func evictPower() buffer.Options {
-	return buffer.Options{SegmentBytes: 256 << 10, MaxBytes: 2 << 20, ControlReserve: 512 << 10, OnEvict: evicts, Thin: true,
-		Rand: strings.NewReader("epoch77\x00")}
-}
-
-// TestPowerCutEviction: wherever the power goes, each confirmed batch is there or in one loss record, none is both, and
-// a copy is not missing where a record speaks of it.
-func TestPowerCutEviction(t *testing.T) {
-	states := 300
-	if testing.Short() {
-		states = 80
-	}
-	if n, err := strconv.Atoi(os.Getenv("WAYBILL_POWERCUT_STATES")); err == nil {
-		states = n
-	}
-	dir := filepath.Join(t.TempDir(), "queue")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	events := record(t, "evict", dir, 170)
-	unlinks := 0
-	for _, e := range events {
-		if e.call == "unlink" && strings.Contains(e.path, "telemetry") {
-			unlinks++
-		}
-	}
-	if unlinks < 4 {
-		t.Fatalf("%d segments were evicted: too few", unlinks)
-	}
-	recorded := 0
-	hold := func(p *promised, dir string) (broken []string, newEpoch bool) {
-		o := evictPower()
-		o.Rand = crand.Reader
-		o.OnDamage = func(d buffer.Damage) {
-			if d.Batches > 0 {
-				broken = append(broken, d.String())
-			}
-		}
-		q, err := buffer.Open(dir, o)
-		if err != nil {
-			return []string{err.Error()}, false
-		}
-		defer q.Close()
-		h := look(q)
-		broken = append(broken, h.broken...)
-		recorded += len(h.lost[tele])
-		for id := range p.batches {
-			if !h.live[id.lane].Contains(id.seq) && !h.lost[id.lane].Contains(id.seq) {
-				broken = append(broken, fmt.Sprintf("%v is neither there nor recorded as lost", id))
-			}
-			if next := q.Stats().Lanes[id.lane].Next; next <= id.seq {
-				broken = append(broken, fmt.Sprintf("%v: next is %d", id, next))
-			}
-		}
-		return broken, q.Epoch() != p.epoch
-	}
-	bad, newEpochs := powercuts(t, dir, events, states, true, hold)
-	if bad > 0 || recorded == 0 {
-		t.Errorf("%d of %d states break a promise; %d ranges lost", bad, states, recorded)
-	}
-	t.Logf("%d states, %d broken, %d new epochs, %d segments evicted", states, bad, newEpochs, unlinks)
-	if bad, _ := powercuts(t, dir, events, 60, false, hold); bad < 20 {
-		t.Errorf("without syncs only %d of 60 states break a promise", bad)
 	}
 }
 

@@ -35,8 +35,10 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "work":
 		childWork(os.Getenv(childDir), os.Getenv(childArg))
-	case "evict":
-		childEvict(os.Getenv(childDir), os.Getenv(childArg))
+	case "cuts":
+		childCuts(os.Getenv(childDir), os.Getenv(childArg))
+	case "replay":
+		childReplay(os.Getenv(childDir), os.Getenv(childArg))
 	case "small-disk":
 		childSmallDisk(os.Getenv(childDir))
 	case "full-disk", "no-writes":

@@ -147,7 +147,7 @@ func TestPowerCuts(t *testing.T) {
 	for n := range cuts + 1 {
 		// One cut in eight comes while the disk is mounted, looked at, or opened by the agent.
 		early := n > 0 && n < cuts && random.IntN(8) == 0
-		after := time.Duration(random.Int64N(int64(4 * time.Second)))
+		after := time.Duration(random.Int64N(int64(3 * time.Second)))
 		if early {
 			after = time.Duration(random.Int64N(int64(600 * time.Millisecond)))
 		}

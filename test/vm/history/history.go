@@ -56,11 +56,12 @@ func (h *History) Hear(line string) {
 	name.Seq, _ = strconv.ParseUint(m[3], 10, 64)
 	total, _ := strconv.Atoi(m[4])
 	h.Commits++
-	h.life.telemetry = h.life.telemetry || name.Lane == buffer.Telemetry
 	if m[1] == "batch" {
 		h.sealed[name] = total
 	} else {
 		h.open[name] = max(h.open[name], total)
+		// A batch may be one that was sealed of what the life before had left.
+		h.life.telemetry = h.life.telemetry || name.Lane == buffer.Telemetry
 	}
 }
 
@@ -146,13 +147,14 @@ func (h *History) Judge(s *State) (broken []string) {
 		highest[name.Lane] = max(highest[name.Lane], name.Seq)
 	}
 	for name, samples := range h.open {
-		b := there[name]
-		switch {
-		case lost[name]:
-		case b != nil && b.Samples < samples:
-			say("batch %v has %d samples, confirmed in the journal were %d", name, b.Samples, samples)
-		case b == nil && journal[name] < samples:
-			say("the journal has %d samples of %v, confirmed were %d", journal[name], name, samples)
+		// What did not fit when the batch was sealed begins the next one, in the same commit.
+		next := Name{name.Lane, name.Seq + 1}
+		has := count(there[name], journal[name])
+		if has < samples && there[name] != nil {
+			has += count(there[next], journal[next])
+		}
+		if has < samples && !lost[name] && !lost[next] {
+			say("%v has %d samples, confirmed in the journal were %d", name, has, samples)
 		}
 		highest[name.Lane] = max(highest[name.Lane], name.Seq)
 	}
@@ -184,6 +186,14 @@ func (h *History) Judge(s *State) (broken []string) {
 	}
 	h.life = life{boot: h.booted}
 	return broken
+}
+
+// count is the samples of a batch, or of what the journal has of it.
+func count(b *Batch, journal int) int {
+	if b != nil {
+		return b.Samples
+	}
+	return journal
 }
 
 // Held says how many batches and open ones are promised now.
