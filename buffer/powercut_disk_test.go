@@ -126,6 +126,9 @@ func (d *disk) take(t testing.TB, e event) (said string) {
 	case "truncate":
 		f := file()
 		f.pending = append(f.pending, write{at: e.At})
+	case "grow":
+		f := file()
+		f.pending = append(f.pending, write{e.At, []byte{}})
 	case "rename":
 		d.change(entryOp{folder: folder, gone: e.Path, set: e.To, file: file()})
 	case "unlink":

@@ -28,7 +28,7 @@ func record(t *testing.T, dir string, seed uint64, lives int) []event {
 	log := filepath.Join(t.TempDir(), "log")
 	work := child(t, "cuts", dir, fmt.Sprint(seed, " ", lives))
 	cmd := deps.Program(t, "strace", "strace", append([]string{"-f", "-qq", "-xx", "-y", "-s", "4000000", "-o", log, "-e", "signal=none", "-e",
-		"trace=openat,mkdir,mkdirat,write,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
+		"trace=openat,mkdir,mkdirat,write,pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,renameat,renameat2,unlink,unlinkat"}, work.Args...)...)
 	cmd.Env = append(cmd.Env, work.Env...)
 	if out, err := cmd.Output(); err != nil || bytes.Contains(out, []byte("E ")) {
 		if len(out) == 0 && os.Getenv("CI") != "true" {
@@ -116,6 +116,8 @@ func parseCall(t *testing.T, dir, line string) (e event, ok bool) {
 		e = event{Call: "write", Path: fd(args[0]), Data: []byte(text(args[1])), At: number(args[3])}
 	case "ftruncate":
 		e = event{Call: "truncate", Path: fd(args[0]), At: number(args[1])}
+	case "fallocate": // the file is at least that long; nothing else shows
+		e = event{Call: "grow", Path: fd(args[0]), At: number(args[2]) + number(args[3])}
 	case "fsync", "fdatasync":
 		e = event{Call: "sync", Path: fd(args[0])}
 	case "rename":

@@ -259,7 +259,7 @@ func seedOf(t *testing.T) uint64 {
 func TestPowerCut(t *testing.T) {
 	states, controls := 240, 30
 	if testing.Short() {
-		states, controls = 40, 10
+		states, controls = 40, 12
 	}
 	all := os.Getenv("WAYBILL_POWERCUT_STATES")
 	if n, err := strconv.Atoi(all); err == nil {
@@ -292,7 +292,13 @@ func TestPowerCut(t *testing.T) {
 	for name, s := range map[string]syncs{
 		"no fsync of data": {Folders: true}, "no fsync of folders": {Data: true}, "no fsync": {}, "no rename": {Data: true, Folders: true, InPlace: true},
 	} {
-		v := powercuts(t, replay{Root: dir, Events: events, Syncs: s, Seed: seed, States: controls})
+		var v verdict
+		for round := range uint64(5) { // by chance none of a few states is a broken one
+			v = powercuts(t, replay{Root: dir, Events: events, Syncs: s, Seed: seed + round, States: controls})
+			if v.Bad > 0 {
+				break
+			}
+		}
 		t.Logf("control, %s: %d of %d states break a promise", name, v.Bad, v.States)
 		if v.Bad == 0 {
 			t.Errorf("%s: no state breaks a promise: the replay does not see what it must", name)

@@ -14,6 +14,7 @@ import (
 type Machine struct {
 	cmd   *exec.Cmd
 	lines chan string
+	gone  bool
 }
 
 // Boot starts the machine. It has to be cut: it ends by itself only when the job's command does.
@@ -52,6 +53,10 @@ func (m *Machine) Lines() <-chan string { return m.lines }
 // Cut cuts the power and hands over what was still on its way from the console.
 func (m *Machine) Cut(t testing.TB, hear func(line string)) {
 	t.Helper()
+	if m.gone { // its number may be another's by now
+		return
+	}
+	m.gone = true
 	group := -m.cmd.Process.Pid
 	_ = syscall.Kill(group, syscall.SIGKILL)
 	for line := range m.lines {

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -39,17 +40,22 @@ queue: {commit_every: 200ms, seal_every: 500ms, max_bytes: 128MiB, lanes: {telem
 `
 
 const (
-	cutDiskBytes   = 192 << 20
-	cutCommitEvery = 200 * time.Millisecond
+	cutDiskBytes = 192 << 20
+	// loggedDiskBytes is smaller: a disk is copied, and each block of it that changes.
+	loggedDiskBytes = 96 << 20
+	cutCommitEvery  = 200 * time.Millisecond
 	// cutSlack is what a busy machine may add: a guest's commit with its two flushes, and how late the console is read.
 	cutSlack = 3 * time.Second
 )
 
 // cutBench is a disk and what lives on it.
 type cutBench struct {
-	dir     string
-	bed     *Bed
-	history history.History
+	dir      string
+	cut      string // programs
+	agent    string
+	simulate string
+	bed      *Bed
+	history  history.History
 }
 
 func newCutBench(t *testing.T) *cutBench {
@@ -62,13 +68,21 @@ func newCutBench(t *testing.T) *cutBench {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(b.dir, "disk"), 0o700); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"disk", "state"} {
+		if err := os.Mkdir(filepath.Join(b.dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	b.bed = NewBed(t, Job{
-		Command: []string{cut, "live", b.dir, agent, simulate}, Disks: []string{makeDisk(t, cutDiskBytes)}, Interfaces: []string{"vcan0"},
-	})
+	b.cut, b.agent, b.simulate = cut, agent, simulate
 	return b
+}
+
+// insert gives the bench a disk and a machine for it.
+func (b *cutBench) insert(t *testing.T) {
+	t.Helper()
+	b.bed = NewBed(t, Job{
+		Command: []string{b.cut, "live", b.dir, b.agent, b.simulate}, Disks: []string{makeDisk(t, cutDiskBytes)}, Interfaces: []string{"vcan0"},
+	})
 }
 
 // makeDisk makes an ext4 file system in a file, in memory if there is room.
@@ -142,6 +156,7 @@ func TestPowerCuts(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	b := newCutBench(t)
+	b.insert(t)
 	var state *history.State
 	bad := 0
 	for n := range cuts + 1 {
@@ -175,10 +190,83 @@ func TestPowerCutsWithoutSyncs(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.dir, "unsynced"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	b.insert(t)
 	b.life(t, false, 2*time.Second)
 	if _, broken := b.life(t, false, 0); len(broken) == 0 {
 		t.Error("no promise is broken without syncs: a cut loses nothing here, and the test proves nothing")
 	} else {
 		t.Logf("%d promises broken, such as: %s", len(broken), broken[0])
 	}
+}
+
+// TestLoggedWrites records what an agent's file system writes and flushes (dm-log-writes), with what the agent confirms
+// in between, and replays it: at moments between flushes, any part of what was not flushed by then is done, in sectors.
+// Each state is mounted and held to what was confirmed. WAYBILL_POWERCUT_STATES=all looks at every such moment.
+func TestLoggedWrites(t *testing.T) {
+	states := 60
+	if os.Getenv("WAYBILL_POWERCUT_STATES") == "all" {
+		states = 1 << 20
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	b := newCutBench(t)
+	r := b.logged(t, 3, states, seed)
+	t.Log(r)
+	if r.broken > 0 || r.states < min(states, 100)/3 || r.marks < 50 || r.flushes < 50 {
+		t.Errorf("%v: want some states, and none broken", r)
+	}
+	// The control: without syncs, what is confirmed is not on the disk.
+	if err := os.WriteFile(filepath.Join(b.dir, "unsynced"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = b.logged(t, 1, 40, seed)
+	t.Logf("control: %v", r)
+	if r.broken == 0 {
+		t.Error("no promise is broken without syncs: the replay does not see what it must")
+	}
+}
+
+// replayed is what the guest said of a replay.
+type replayed struct{ entries, flushes, marks, states, broken, held int }
+
+func (r replayed) String() string {
+	return fmt.Sprintf("%d log entries, %d flushes, %d confirmations; %d states, %d broken; %d batches promised in the end",
+		r.entries, r.flushes, r.marks, r.states, r.broken, r.held)
+}
+
+func (b *cutBench) logged(t *testing.T, lives, states int, seed uint64) (out replayed) {
+	t.Helper()
+	disk := makeDisk(t, loggedDiskBytes)
+	base, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disks := []string{disk}
+	for name, size := range map[string]int64{"1log": 1 << 30, "2base": loggedDiskBytes, "3room": 64 << 20} {
+		path := filepath.Join(filepath.Dir(disk), name)
+		var contents []byte
+		if name == "2base" {
+			contents = base
+		}
+		if err := errors.Join(os.WriteFile(path, contents, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+		disks = append(disks, path)
+	}
+	slices.Sort(disks[1:])
+	r := Run(t, Job{
+		Command: []string{b.cut, "record", b.dir, b.agent, b.simulate, fmt.Sprint(lives), fmt.Sprint(states), fmt.Sprint(seed)},
+		Disks:   disks, Interfaces: []string{"vcan0"}, Timeout: time.Hour,
+		Modules: []string{"drivers/md/dm-mod", "drivers/md/dm-bufio", "drivers/md/dm-snapshot", "drivers/md/dm-log-writes"},
+	})
+	last := strings.TrimSpace(r.Output[strings.LastIndex(strings.TrimSpace(r.Output), "\n")+1:])
+	n, _ := fmt.Sscanf(last, "replayed entries=%d flushes=%d marks=%d states=%d broken=%d held=%d",
+		&out.entries, &out.flushes, &out.marks, &out.states, &out.broken, &out.held)
+	if r.Exit != 0 || n != 6 {
+		t.Fatalf("exit code %d; the guest said:\n%s", r.Exit, r.Output)
+	}
+	if out.broken > 0 {
+		t.Log(r.Output)
+	}
+	return out
 }

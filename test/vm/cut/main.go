@@ -19,15 +19,22 @@ import (
 	"github.com/waybill-telematics/waybill/test/vm/history"
 )
 
-const usage = `usage: cut live DIR AGENT SIMULATE       mount /dev/ubda on DIR/disk, look into the queue, drive until the power goes
+const usage = `usage: cut live DIR AGENT SIMULATE      mount /dev/ubda on DIR/disk, look into the queue, drive until the power goes
+       cut record DIR AGENT SIMULATE LIVES STATES SEED   log the writes of a drive, replay them and look at states
        cut unsynced PROGRAM ARGS…       run a program whose fsync and fdatasync do nothing`
 
 func main() {
 	err := errors.New(usage)
-	if len(os.Args) > 2 {
+	if len(os.Args) > 4 {
 		switch os.Args[1] {
 		case "live":
 			err = live(os.Args[2], os.Args[3:])
+		case "record":
+			var lives, states int
+			var seed uint64
+			if n, _ := fmt.Sscan(strings.Join(os.Args[5:], " "), &lives, &states, &seed); n == 3 {
+				err = record(os.Args[2], os.Args[3:5], lives, states, seed)
+			}
 		case "unsynced":
 			err = unsynced(os.Args[2], os.Args[2:])
 		}
@@ -57,10 +64,7 @@ func live(dir string, programs []string) error {
 	if err := unix.Mount(device, disk, "ext4", 0, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
-	state, err := history.Look(filepath.Join(disk, "data", "queue"))
-	if errors.Is(err, fs.ErrNotExist) {
-		state, err = &history.State{}, nil
-	}
+	state, err := look(disk)
 	if err != nil {
 		return err
 	}
@@ -77,11 +81,25 @@ func live(dir string, programs []string) error {
 	if err := simulate.Start(); err != nil {
 		return err
 	}
-	words := []string{programs[0], "run", "-c", filepath.Join(dir, "agent.yaml")}
+	return drive(agentCommand(dir, programs[0]))
+}
+
+// look looks into the queue on a disk; one that is not there yet is empty.
+func look(disk string) (*history.State, error) {
+	state, err := history.Look(filepath.Join(disk, "data", "queue"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &history.State{}, nil
+	}
+	return state, err
+}
+
+// agentCommand runs the agent of DIR/agent.yaml, without syncs if DIR has a file of the name unsynced.
+func agentCommand(dir, agent string) *exec.Cmd {
+	words := []string{agent, "run", "-c", filepath.Join(dir, "agent.yaml")}
 	if _, err := os.Stat(filepath.Join(dir, "unsynced")); err == nil {
 		words = append([]string{os.Args[0], "unsynced"}, words...)
 	}
-	return drive(exec.Command(words[0], words[1:]...))
+	return exec.Command(words[0], words[1:]...)
 }
 
 // seed makes drives differ.
