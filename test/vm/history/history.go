@@ -46,7 +46,8 @@ func (h *History) Hear(line string) {
 	if m := booted.FindStringSubmatch(line); m != nil {
 		h.booted = m[1]
 	}
-	if m := beaten.FindStringSubmatch(line); m != nil {
+	judged := h.booted == h.life.boot // else this life was cut before its disk had been looked at
+	if m := beaten.FindStringSubmatch(line); m != nil && judged {
 		h.life.beat, _ = strconv.ParseInt(m[1], 10, 64)
 	}
 	m := committed.FindStringSubmatch(line)
@@ -62,7 +63,7 @@ func (h *History) Hear(line string) {
 	} else {
 		h.open[name] = max(h.open[name], total)
 		// A batch may be one that was sealed of what the life before had left.
-		h.life.telemetry = h.life.telemetry || name.Lane == buffer.Telemetry
+		h.life.telemetry = h.life.telemetry || judged && name.Lane == buffer.Telemetry
 	}
 }
 
