@@ -257,7 +257,7 @@ func seedOf(t *testing.T) uint64 {
 // TestPowerCut: no state breaks a promise, and disks that ignore syncs do. WAYBILL_POWERCUT_STATES=all checks several
 // states behind every system call, another number so many at random moments.
 func TestPowerCut(t *testing.T) {
-	lives, states, controls := 7, 240, 30
+	lives, states, controls := 7, 160, 20
 	if testing.Short() {
 		lives, states, controls = 4, 40, 12
 	}
