@@ -186,6 +186,9 @@ func (w *cutWork) receipt() error {
 		return nil
 	}
 	r, err := w.q.Next(lane, stats.Oldest+w.rnd.Uint64N(stats.Newest-stats.Oldest+1))
+	if errors.Is(err, buffer.ErrEmpty) { // the last ones are released
+		return nil
+	}
 	if err != nil {
 		return err
 	}
