@@ -263,13 +263,20 @@ func (p *promised) goOn(q *buffer.Queue, f *found) error {
 	for _, l := range buffer.Lanes() {
 		batches = append(batches, buffertest.Batch(l, q.Reserve(l), 5000))
 	}
+	var stored, refused []buffer.Record
 	for _, b := range batches {
-		if err := q.Commit([]buffer.Record{b}, nil); err != nil {
+		err := q.Commit([]buffer.Record{b}, nil)
+		switch {
+		case errors.Is(err, buffer.ErrFull): // of what is worth more: it goes in when that is sent
+			refused = append(refused, b)
+		case err != nil:
 			return err
+		default:
+			stored = append(stored, b)
 		}
 	}
 	after := p.look(q)
-	for _, b := range batches {
+	for _, b := range stored {
 		if id := (batchID{b.Lane, b.Seq}); !after.has(id, 0) {
 			after.say("%v was committed after the cut and is gone", id)
 		}
@@ -282,6 +289,21 @@ func (p *promised) goOn(q *buffer.Queue, f *found) error {
 	if len(after.broken) > 0 {
 		return errors.New(after.broken[0])
 	}
+	if err := drain(q); err != nil {
+		return err
+	}
+	for _, b := range refused {
+		if err := q.Commit([]buffer.Record{b}, nil); err != nil {
+			return fmt.Errorf("drained: %w", err)
+		}
+		if r, err := q.Next(b.Lane, b.Seq); err != nil || r.Seq != b.Seq {
+			return fmt.Errorf("drained, then batch %d of %s: %d, %w", b.Seq, b.Lane, r.Seq, err)
+		}
+	}
+	return drain(q)
+}
+
+func drain(q *buffer.Queue) error {
 	for _, l := range buffer.Lanes() {
 		if err := q.Release(l, buffer.Range{First: 1, Last: 1 << 60}); err != nil {
 			return err
