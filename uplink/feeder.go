@@ -27,6 +27,7 @@ func (s *session) feed() {
 		case <-s.wrote:
 		default:
 		}
+		s.lane.Store(int32(f.lane))
 		f.token = s.client.Publish(topic, 1, f.lane == 0, payload)
 		select {
 		case s.fifo <- f:
@@ -86,7 +87,7 @@ func (s *session) next() (f *flight, topic string, payload []byte) {
 		return f, s.u.topic(telemetrypb.TopicStatus), payload
 	}
 	for _, c := range drainOrder() {
-		if !s.room(c.lane, c.part == backlog) {
+		if !s.u.allowed(c.lane) || !s.room(c.lane, c.part == backlog) {
 			continue
 		}
 		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {

@@ -24,7 +24,8 @@ import (
 type link struct {
 	net.Conn
 	writeTimeout time.Duration
-	published    func() // called after each PUBLISH packet
+	published    func(bytes uint64) // called after each PUBLISH packet, with what it took on the wire
+	wire         *wire
 	sent, got    *atomic.Uint64
 
 	mu    sync.Mutex // guards cause
@@ -46,19 +47,39 @@ func (l *link) Write(p []byte) (int, error) {
 	if err := l.Conn.SetWriteDeadline(time.Now().Add(l.writeTimeout)); err != nil {
 		return 0, l.because(err)
 	}
+	before := l.wire.sent.Load()
 	n, err := l.Conn.Write(p)
 	l.sent.Add(uint64(n))
 	if err != nil {
+		if len(p) > 0 && p[0]>>4 == packetConnect {
+			err = l.verdict(err)
+		}
 		return n, l.because(err)
 	}
 	if len(p) > 0 && p[0]>>4 == packetPublish {
-		l.published()
+		l.published(l.wire.sent.Load() - before)
 	}
 	return n, nil
 }
 
-// packetPublish is the type of a PUBLISH in the first four bits of its head (MQTT 3.1.1 §2.2.1).
-const packetPublish = 3
+// Packet types in the first four bits of a packet's head (MQTT 3.1.1 §2.2.1).
+const (
+	packetConnect = 1
+	packetPublish = 3
+)
+
+// verdict is what a broker said before it closed a connection on which CONNECT could no longer be written: with TLS 1.3
+// its alert about our certificate. Nobody else reads yet.
+func (l *link) verdict(written error) error {
+	if l.Conn.SetReadDeadline(time.Now().Add(time.Second)) != nil {
+		return written
+	}
+	var one [1]byte
+	if _, err := l.Conn.Read(one[:]); err != nil && isRemoteAlert(err) {
+		return err
+	}
+	return written
+}
 
 // SetWriteDeadline does nothing: every Write sets its own, and paho's reset would take away that of a parallel ping.
 func (l *link) SetWriteDeadline(time.Time) error { return nil }
@@ -97,16 +118,22 @@ func (u *Uplink) dial(ctx context.Context) (net.Conn, error) {
 	return u.dialTLS(ctx, conn)
 }
 
-func (u *Uplink) dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
+func (u *Uplink) dialTCP(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 	if u.o.Dial != nil {
-		return u.o.Dial(ctx, network, addr)
+		conn, err = u.o.Dial(ctx, network, addr)
+	} else {
+		d := net.Dialer{Control: UserTimeout(u.o.TCPUserTimeout)}
+		conn, err = d.DialContext(ctx, network, addr)
 	}
-	d := net.Dialer{Control: userTimeout(u.o.TCPUserTimeout)}
-	return d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &wiredConn{Conn: conn, wire: &u.wire}, nil
 }
 
-// userTimeout makes the kernel give up a connection whose data stays unacknowledged for so long (TCP_USER_TIMEOUT).
-func userTimeout(limit time.Duration) func(network, addr string, c syscall.RawConn) error {
+// UserTimeout makes the kernel give up a connection whose data stays unacknowledged for so long (TCP_USER_TIMEOUT). It
+// is for net.Dialer.Control.
+func UserTimeout(limit time.Duration) func(network, addr string, c syscall.RawConn) error {
 	return func(network, _ string, c syscall.RawConn) error {
 		if !strings.HasPrefix(network, "tcp") {
 			return nil
@@ -139,6 +166,9 @@ func (u *Uplink) tlsConfig() (*tls.Config, error) {
 		config.ServerName = u.end.name
 	}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	if config.ClientSessionCache == nil {
+		config.ClientSessionCache = u.sessions.of(config)
+	}
 	return config, nil
 }
 
@@ -147,8 +177,12 @@ func (u *Uplink) dialTLS(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	if err == nil {
 		secured := tls.Client(conn, config)
 		if err = secured.HandshakeContext(ctx); err == nil {
+			if secured.ConnectionState().DidResume {
+				u.count.resumed.Add(1)
+			}
 			return secured, nil
 		}
+		u.sessions.forget()
 	}
 	_ = conn.Close() // it never carried anything
 	return nil, err
@@ -169,10 +203,14 @@ func (u *Uplink) dialSocket(ctx context.Context) (net.Conn, error) {
 	}
 	conn, response, err := d.DialContext(ctx, u.end.String(), nil)
 	if err != nil {
+		u.sessions.forget()
 		if response != nil {
 			err = fmt.Errorf("%w (the server answered %s)", err, response.Status)
 		}
 		return nil, err
+	}
+	if secured, ok := conn.NetConn().(*tls.Conn); ok && secured.ConnectionState().DidResume {
+		u.count.resumed.Add(1)
 	}
 	return &socket{Conn: conn}, nil
 }

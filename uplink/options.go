@@ -59,13 +59,25 @@ type Options struct {
 	Insecure bool   // allows the schemes without TLS, on loopback addresses too
 
 	// TLS is called at each dial, so that renewed certificates are taken. nil: the system's roots. A configuration
-	// with InsecureSkipVerify is refused.
+	// with InsecureSkipVerify is refused. Sessions are resumed over all connections while certificate and roots stay.
 	TLS func() (*tls.Config, error)
-	// User and Password are called at each dial. nil: what the URL says, or none.
+	// User and Password are called at each dial. nil: what the URL says, or none. Where one of the three returns a
+	// *CredentialError, that is the alarm.
 	User     func() (string, error)
 	Password func() (string, error)
+	// Explain says what is known here of the credentials shown last, for the alarm of a broker that refused them, in
+	// words and without secrets: until when they are valid, what time it is thought to be. nil: nothing.
+	Explain func() string
 	// Dial opens the network connection under TLS and websocket. nil: the system's, with TCPUserTimeout.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// OnConnect is told how each try to connect ended, as nil or an error. It must not block.
+	OnConnect func(error)
+	// Allowed says whether batches of a lane may be sent now, over the link that Dial chose; nil: always. It is asked
+	// again at least once a second and must not block.
+	Allowed func(telemetrypb.Lane) bool
+	// OnTraffic is told of bytes below TLS and websocket, as they are given to and taken from the kernel: those sent for
+	// batches of a lane at once, all others (lane 0) at the next tick. It must not block.
+	OnTraffic func(lane telemetrypb.Lane, sent, received int)
 
 	Ack       Ack                                          // default AckReceipt
 	Format    func(telemetrypb.Lane) Format                // nil: FormatColumns everywhere
@@ -107,7 +119,8 @@ type Options struct {
 
 	BackoffBase  time.Duration // default 2 s
 	BackoffCap   time.Duration // default 5 min
-	RefusedRetry time.Duration // after refused credentials. Default 15 min
+	RefusedRetry time.Duration // after refused credentials, or a broker that is not trusted: the longest wait. Default 15 min
+	WakeGap      time.Duration // least time between two tries, however often Retry is called. Default 5 s
 	PoisonRetry  time.Duration // first wait of a batch that breaks connections; doubles up to 1 h. Default 1 min
 	ResetAfter   time.Duration // a connection that lived this long resets the back-off. Default 60 s
 
@@ -199,7 +212,7 @@ func (o Options) withDefaults() (Options, *endpoint, error) {
 		{&o.ConnectTimeout, 15 * time.Second}, {&o.TCPUserTimeout, 30 * time.Second}, {&o.AckTimeout, time.Minute},
 		{&o.ReceiptTimeout, time.Minute}, {&o.ParkedRetry, 10 * time.Minute}, {&o.StatusEvery, time.Minute},
 		{&o.StopTimeout, 3 * time.Second}, {&o.BackoffBase, 2 * time.Second}, {&o.BackoffCap, 5 * time.Minute},
-		{&o.RefusedRetry, 15 * time.Minute}, {&o.PoisonRetry, time.Minute}, {&o.ResetAfter, time.Minute},
+		{&o.RefusedRetry, 15 * time.Minute}, {&o.WakeGap, 5 * time.Second}, {&o.PoisonRetry, time.Minute}, {&o.ResetAfter, time.Minute},
 	} {
 		if *d.at <= 0 {
 			*d.at = d.def

@@ -113,22 +113,3 @@ func (u *Uplink) sleep(ctx context.Context) {
 		}
 	}
 }
-
-// wait lets a back-off pass; hurried says that somebody ended it.
-func (u *Uplink) wait(ctx context.Context, d time.Duration) (hurried bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		why, hurry, changed := u.rest.look()
-		if why != "" || hurry {
-			return true
-		}
-		select {
-		case <-timer.C:
-			return false
-		case <-ctx.Done():
-			return false
-		case <-changed:
-		}
-	}
-}

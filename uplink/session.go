@@ -33,6 +33,8 @@ type session struct {
 	wrote    chan struct{}     // capacity 1: the kernel has taken a PUBLISH
 	fifo     chan *flight      // published, in order; large enough that the feeder never waits for the acker
 	inbox    chan mqtt.Message // what arrived
+	leave    chan string       // capacity 1: a wish to connect anew, and why
+	lane     atomic.Int32      // of what is being published; 0: not a batch
 	stopping atomic.Bool       // nothing more is to be fed
 
 	began  time.Time // of the online state
@@ -55,6 +57,7 @@ type outcome struct {
 	online bool // the broker accepted us
 	lived  time.Duration
 	acks   int
+	left   bool // we left to connect anew
 	code   byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
 	err    error
 }
@@ -63,12 +66,17 @@ func newSession(u *Uplink) *session {
 	return &session{
 		u: u, lost: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), wrote: make(chan struct{}, 1),
 		fifo: make(chan *flight, u.o.InFlight+8), inbox: make(chan mqtt.Message, 16),
+		leave: make(chan string, 1),
 	}
 }
 
 // run connects and serves until the connection is lost or ctx ends.
 func (s *session) run(ctx context.Context) outcome {
+	s.u.count.attempts.Add(1)
 	present, code, err := s.connect(ctx)
+	if s.u.o.OnConnect != nil && ctx.Err() == nil {
+		s.u.o.OnConnect(err)
+	}
 	if err != nil {
 		return outcome{code: code, err: err}
 	}
@@ -89,11 +97,11 @@ func (s *session) run(ctx context.Context) outcome {
 	s.u.tasks.Add(2)
 	go s.feed()
 	go s.ack()
-	s.listen(ctx)
+	left := s.listen(ctx)
 	s.end()
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
-	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, err: s.why()}
+	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, err: s.why()}
 }
 
 // connect dials and waits for the CONNACK; present is its session-present flag.
@@ -166,8 +174,11 @@ func (s *session) open(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: conn, writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived}
-	l.published = func() { signal(s.wrote) }
+	l := &link{Conn: conn, writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived, wire: &s.u.wire}
+	l.published = func(bytes uint64) {
+		s.u.carried(telemetrypb.Lane(s.lane.Load()), bytes)
+		signal(s.wrote)
+	}
 	s.link.Store(l)
 	if ctx.Err() != nil {
 		l.kill(errStopped)
@@ -231,17 +242,20 @@ func (s *session) subscribe(ctx context.Context, present bool) error {
 	return errors.New("every SUBSCRIBE was answered with something else")
 }
 
-// listen waits for the loss, for messages and for timers. It never publishes.
-func (s *session) listen(ctx context.Context) {
+// listen waits for the loss, for messages, for timers and for the wish to connect anew. It never publishes.
+func (s *session) listen(ctx context.Context) (left bool) {
 	tick := time.NewTicker(s.u.tick())
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			s.farewell()
-			return
+			return false
 		case <-s.lost:
-			return
+			return false
+		case why := <-s.leave:
+			s.depart(ctx, why)
+			return true
 		case m := <-s.inbox:
 			s.u.receive(s, m)
 		case now := <-tick.C:
@@ -249,7 +263,7 @@ func (s *session) listen(ctx context.Context) {
 			if s.overdue(now) {
 				s.u.o.Log.Error("paho did not report a closed connection; going on without it")
 				s.client.Disconnect(0)
-				return
+				return false
 			}
 		}
 	}

@@ -17,7 +17,7 @@ const (
 	Offline    Phase = "offline"    // waiting for the next try
 	Connecting Phase = "connecting" // dial to SUBACK
 	Online     Phase = "online"
-	Refused    Phase = "refused" // the broker does not want us; the next try is far off
+	Refused    Phase = "refused" // the broker does not want us, or we do not trust it; the next try is far off
 	Resting    Phase = "resting" // told to stay away
 	Stopped    Phase = "stopped"
 )
@@ -29,6 +29,9 @@ type State struct {
 	Since   time.Time
 	NextTry time.Time // zero: none is planned
 
+	Attempts        uint64 // tries to connect
+	Refusals        uint64 // those that ended at credentials or trust
+	Resumed         uint64 // TLS sessions resumed
 	Connections     uint64 // sessions that came online
 	Losses          uint64 // sessions lost
 	Payloads        uint64 // batches' publishes
@@ -67,6 +70,7 @@ func (s State) String() string {
 func (u *Uplink) State() State {
 	c := &u.count
 	s := State{
+		Attempts: c.attempts.Load(), Refusals: c.refusals.Load(), Resumed: c.resumed.Load(),
 		Connections: c.connections.Load(), Losses: c.losses.Load(), Payloads: c.payloads.Load(), Pubacks: c.pubacks.Load(),
 		Receipts: c.receipts.Load(), BatchesSent: c.batchesSent.Load(), BatchesReleased: c.released.Load(),
 		BatchesResent: c.resent.Load(), BatchesRejected: c.rejected.Load(), BatchesParked: c.parked.Load(),
@@ -100,6 +104,7 @@ type counts struct {
 	overdue, mismatches, otherEpoch, stale, malformed atomic.Uint64
 	unrendered, unreadable, denied, foreign           atomic.Uint64
 	bytesSent, bytesReceived                          atomic.Uint64
+	attempts, refusals, resumed                       atomic.Uint64
 }
 
 // register makes the counters visible to Prometheus.
@@ -119,6 +124,9 @@ func (u *Uplink) register(r prometheus.Registerer) error {
 			prometheus.GaugeOpts{Namespace: "waybill", Subsystem: "uplink", Name: name, Help: help},
 			func() float64 { return v(u.State()) })))
 	}
+	counter("connect_attempts_total", "Tries to connect.", &c.attempts)
+	counter("connect_refusals_total", "Tries that ended at credentials or trust.", &c.refusals)
+	counter("tls_resumed_total", "TLS sessions that were resumed.", &c.resumed)
 	counter("connections_total", "Sessions that came online.", &c.connections)
 	counter("connection_losses_total", "Sessions that were lost.", &c.losses)
 	counter("payloads_total", "Publishes of batches.", &c.payloads)

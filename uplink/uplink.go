@@ -18,7 +18,7 @@ const (
 	alarmReceipt     = "uplink.receipt"     // the broker acknowledges, the store does not
 	alarmMismatch    = "uplink.mismatch"    // a receipt speaks of other bytes than ours
 	alarmCredentials = "uplink.credentials" // the broker refuses us
-	alarmTLS         = "uplink.tls"         // the broker's certificate is not trusted
+	alarmTLS         = "uplink.tls"         // the broker is not trusted, or speaks no TLS that we do
 	alarmDuel        = "uplink.duel"        // another client with our id
 	alarmPoison      = "uplink.poison"      // a batch that breaks connections
 	alarmQueue       = "uplink.queue"       // the queue cannot be read, or does not let go
@@ -41,6 +41,9 @@ type Uplink struct {
 	statusAt     atomic.Int64 // of the last status, ns on the monotonic clock since born; 0: none in this session
 	born         time.Time
 	trouble      atomic.Bool // the queue failed, and has not worked since
+	sessions     sessionCache
+	wire         wire
+	hints        hints
 
 	mu      sync.Mutex // guards what follows; nothing is called from under it
 	running bool
@@ -63,6 +66,7 @@ func New(o Options, q Queue) (*Uplink, error) {
 	}
 	u := &Uplink{
 		o: o, end: end, queue: q, win: newWindow(), payload: min(firstPayload, o.PayloadBytes), changed: make(chan struct{}),
+		hints: hints{wake: make(chan struct{}, 1)},
 		phase: Offline, reason: "not started", born: time.Now(), since: time.Now(),
 	}
 	if err := u.register(o.Metrics); err != nil {
@@ -93,10 +97,13 @@ func (u *Uplink) Run(ctx context.Context) error {
 		if !ok {
 			continue
 		}
+		u.hints.forget()
 		u.enter(Connecting, "to "+u.end.String(), time.Time{})
+		tried := time.Now()
 		out := newSession(u).run(awake)
 		resting := awake.Err() != nil
 		cancel()
+		u.account()
 		if ctx.Err() != nil {
 			break
 		}
@@ -109,8 +116,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 		why := describe(out)
 		u.o.Log.Warn("uplink is offline", "broker", u.end.String(), "why", why, "lived", out.lived.Round(time.Millisecond), "pubacks", out.acks, "next_try", wait.Round(time.Millisecond))
 		u.enter(phase, why, time.Now().Add(wait))
-		if u.wait(ctx, wait) {
-			pace.reset()
+		if u.pause(ctx, tried, wait, phase == Refused && !out.untrusted()) {
+			pace.failed = 0
 		}
 	}
 	return nil
@@ -333,6 +340,7 @@ func (u *Uplink) onTick(s *session, now time.Time) {
 	}
 	u.win.unpark(now)
 	u.mu.Unlock()
+	u.account()
 	if overdue > 0 {
 		u.count.overdue.Add(uint64(overdue))
 		u.o.Alarms.Raise(alarmReceipt, fmt.Sprintf("%d batches have had their PUBACK but no receipt for %s or more: either the store is not running, or the broker's ACL denies this vehicle's publishes, which Mosquitto and EMQX acknowledge and drop, or the store may not publish on %s; they are sent again",

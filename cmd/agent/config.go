@@ -81,14 +81,31 @@ type ruleConfig struct {
 }
 
 type uplinkConfig struct {
-	Broker         string            `yaml:"broker"`
-	ClientID       string            `yaml:"client_id"`
-	Insecure       bool              `yaml:"insecure"`
-	CA             string            `yaml:"ca"`
-	Cert           string            `yaml:"cert"`
-	Key            string            `yaml:"key"`
-	User           string            `yaml:"user"`
-	PasswordFile   string            `yaml:"password_file"`
+	Broker       string `yaml:"broker"`
+	ClientID     string `yaml:"client_id"`
+	Insecure     bool   `yaml:"insecure"`
+	CA           string `yaml:"ca"`
+	Cert         string `yaml:"cert"`
+	Key          string `yaml:"key"`
+	User         string `yaml:"user"`
+	PasswordFile string `yaml:"password_file"`
+
+	TLSMin             string       `yaml:"tls_min"`
+	ServerName         string       `yaml:"server_name"`
+	CAPins             []string     `yaml:"ca_pins"`
+	PKCS12             string       `yaml:"pkcs12"`
+	PKCS12PasswordFile string       `yaml:"pkcs12_password_file"`
+	UserFile           string       `yaml:"user_file"`
+	TokenFile          string       `yaml:"token_file"`
+	TokenCommand       []string     `yaml:"token_command"`
+	TokenTimeout       string       `yaml:"token_timeout"`
+	RefusedRetry       string       `yaml:"refused_retry"`
+	Proxy              string       `yaml:"proxy"`
+	ProxyUser          string       `yaml:"proxy_user"`
+	ProxyPasswordFile  string       `yaml:"proxy_password_file"`
+	Links              []linkConfig `yaml:"links"`
+	BudgetDay          string       `yaml:"budget_day"`
+
 	Ack            string            `yaml:"ack"`
 	Format         map[string]string `yaml:"format"`
 	KeepAlive      string            `yaml:"keep_alive"`

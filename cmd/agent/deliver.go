@@ -1,13 +1,7 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
-	"strings"
-	"time"
 
 	"github.com/waybill-telematics/waybill/firmware"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -22,7 +16,6 @@ func (a *agent) openUplink() error {
 	}
 	o := uplink.Options{
 		URL: s.Broker.String(), ClientID: s.ClientID, Tenant: a.settings.Tenant, Device: a.settings.Device, Insecure: s.Insecure,
-		TLS: func() (*tls.Config, error) { return s.tlsConfig(a.now) },
 		Ack: s.Ack,
 		Format: func(lane telemetrypb.Lane) uplink.Format {
 			if f, ok := s.Format[lane]; ok {
@@ -46,20 +39,18 @@ func (a *agent) openUplink() error {
 		},
 		Topics: []string{telemetrypb.TopicCommand}, OnMessage: a.heard,
 		PayloadBytes: s.PayloadBytes, KeepAlive: s.KeepAlive, ReceiptTimeout: s.ReceiptTimeout,
-		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap,
+		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap, RefusedRetry: s.RefusedRetry,
 		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
 	}
 	if !a.replaysRecordings() {
 		o.OnConflict = a.conflict
 	}
-	if s.User != "" {
-		o.User = func() (string, error) { return s.User, nil }
+	a.useCredentials(&o)
+	if err := a.useLinks(&o); err != nil {
+		return err
 	}
-	if s.PasswordFile != "" {
-		o.Password = func() (string, error) { return firstLine(s.PasswordFile) }
-	}
-	if s.Insecure {
-		a.log.Warn("INSECURE: the connection to the broker may be without encryption; for a bench only", "broker", s.Broker.Host)
+	if !secure(s.Broker) {
+		a.alarms.Raise("uplink.insecure", "INSECURE: the connection to the broker is without encryption, for a bench only: anybody on the way reads and changes what this vehicle sends, its password too. Use mqtts: or wss: and leave insecure: out")
 	}
 	var err error
 	if a.uplink, err = uplink.New(o, a.queue); err != nil {
@@ -72,43 +63,6 @@ func (a *agent) emitCatalogue() {
 	for _, part := range telemetrypb.SplitCatalogue(a.vehicle.selection.Bytes()) {
 		a.pipe.Emit(&telemetrypb.Record{Record: &telemetrypb.Record_Catalogue{Catalogue: part}})
 	}
-}
-
-// tlsConfig reads the certificates anew: they may have been renewed since the last connection.
-// A clock that was never set must not make every one "not yet valid", nor one that is wrong "expired".
-func (s *uplinkSettings) tlsConfig(now func() time.Time) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.Broker.Hostname(), Time: now}
-	if s.CA != "" {
-		text, err := os.ReadFile(s.CA)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("ca: %s holds no PEM certificate", s.CA)
-		}
-	}
-	if s.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
-		if err != nil {
-			return nil, fmt.Errorf("cert and key: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
-// firstLine reads a secret; the error never shows it.
-func firstLine(file string) (string, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	if line = strings.TrimRight(line, "\r"); line == "" {
-		return "", errors.New(file + " is empty")
-	}
-	return line, nil
 }
 
 // status is what the vehicle says of itself in its retained message.

@@ -28,6 +28,8 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/command"
+	"github.com/waybill-telematics/waybill/uplink/credential"
+	"github.com/waybill-telematics/waybill/uplink/network"
 )
 
 func runCommand() *cobra.Command {
@@ -81,7 +83,9 @@ type agent struct {
 	alarms   *alarm.Board
 	queue    *buffer.Queue
 	pipe     *pipeline.Pipeline
-	uplink   *uplink.Uplink  // nil: record only
+	uplink   *uplink.Uplink // nil: record only
+	creds    *credential.Store
+	links    *network.Links
 	commands *command.Runner // nil: nobody can send any
 	levels   *logLevel       // with commands
 	power    *powerControl   // nil: always on
@@ -142,7 +146,7 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 // runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to.
 func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	var (
-		failed       = make(chan error, len(readers)+3)
+		failed       = make(chan error, len(readers)+16)
 		readerCtx    = newStage(ctx)
 		clockStage   = newStage(context.WithoutCancel(ctx))
 		commandStage = newStage(context.WithoutCancel(ctx))
@@ -167,6 +171,8 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
+		uplinkStage.start(failed, "links", func(ctx context.Context) error { return a.links.Run(ctx, a.uplink) })
+		uplinkStage.start(failed, "credentials", a.watchCredentials())
 	}
 	uplinkStage.start(failed, "queue", a.often(10*time.Second, func() {
 		if a.uplink != nil {

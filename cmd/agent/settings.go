@@ -16,6 +16,8 @@ import (
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/uplink"
+	"github.com/waybill-telematics/waybill/uplink/credential"
+	"github.com/waybill-telematics/waybill/uplink/network"
 )
 
 // settings is a configuration that was checked: typed, with defaults filled in.
@@ -63,8 +65,12 @@ type uplinkSettings struct {
 	Broker              *url.URL // nil: record only
 	ClientID            string
 	Insecure            bool
-	CA, Cert, Key       string
-	User, PasswordFile  string
+	Credentials         credential.Options // Now is the agent's
+	User                string
+	Proxy               proxySettings
+	Links               []network.Link
+	BudgetLocal         bool // budgets begin anew at local midnight, not UTC's
+	RefusedRetry        time.Duration
 	Ack                 uplink.Ack
 	Format              map[telemetrypb.Lane]uplink.Format
 	KeepAlive           time.Duration
@@ -296,8 +302,7 @@ func (c *checker) uplink(s *settings) {
 	at := func(key string) []any { return []any{"uplink", key} }
 	*u = uplinkSettings{
 		ClientID: orDefault(raw.ClientID, s.Device), Insecure: raw.Insecure,
-		CA: c.path(raw.CA), Cert: c.path(raw.Cert), Key: c.path(raw.Key),
-		User: raw.User, PasswordFile: c.path(raw.PasswordFile),
+		User:           raw.User,
 		Format:         map[telemetrypb.Lane]uplink.Format{},
 		KeepAlive:      c.duration(raw.KeepAlive, 15*time.Second, time.Second, 10*time.Minute, at("keep_alive")...),
 		ReceiptTimeout: c.duration(raw.ReceiptTimeout, time.Minute, time.Second, time.Hour, at("receipt_timeout")...),
@@ -325,16 +330,8 @@ func (c *checker) uplink(s *settings) {
 			u.Format[lane] = uplink.FormatJSON
 		}
 	}
-	if (raw.Cert == "") != (raw.Key == "") {
-		c.fail("cert: and key: go together", at("cert")...)
-	}
-	for key, file := range map[string]string{"ca": u.CA, "cert": u.Cert, "key": u.Key, "password_file": u.PasswordFile} {
-		if file != "" {
-			if _, err := os.Stat(file); err != nil {
-				c.fail(err.Error(), at(key)...)
-			}
-		}
-	}
+	c.credentials(u)
+	c.links(u)
 	if raw.Broker == "" {
 		return
 	}

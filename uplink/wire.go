@@ -1,0 +1,105 @@
+package uplink
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
+)
+
+// wire counts the bytes of all connections below TLS and websocket. TCP's and IP's own heads are not in them.
+type wire struct {
+	sent, got atomic.Uint64
+
+	mu           sync.Mutex // guards what follows
+	lanes        uint64     // of sent: told of already, as a lane's
+	toldS, toldG uint64     // told of already, as nobody's
+}
+
+// wiredConn is a connection to the network that is counted.
+type wiredConn struct {
+	net.Conn
+	wire *wire
+}
+
+func (c *wiredConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.wire.got.Add(uint64(n))
+	return n, err
+}
+
+func (c *wiredConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.wire.sent.Add(uint64(n))
+	return n, err
+}
+
+// carried notes what a PUBLISH took on the wire. A ping or an acknowledgement written at the same moment counts in.
+func (u *Uplink) carried(lane telemetrypb.Lane, bytes uint64) {
+	if lane == 0 || bytes == 0 || u.o.OnTraffic == nil {
+		return
+	}
+	u.wire.mu.Lock()
+	u.wire.lanes += bytes
+	u.wire.mu.Unlock()
+	u.o.OnTraffic(lane, int(bytes), 0)
+}
+
+// account tells of what travelled for no lane: handshakes, status, acknowledgements, receipts.
+func (u *Uplink) account() {
+	if u.o.OnTraffic == nil {
+		return
+	}
+	w := &u.wire
+	w.mu.Lock()
+	// A PUBLISH under way is in sent and not yet in lanes: it is told of as nobody's and taken off the next sum.
+	sent, got := w.sent.Load()-min(w.sent.Load(), w.lanes), w.got.Load()
+	s, g := sent-min(sent, w.toldS), got-w.toldG
+	w.toldS, w.toldG = max(w.toldS, sent), got
+	w.mu.Unlock()
+	if s > 0 || g > 0 {
+		u.o.OnTraffic(0, int(s), int(g))
+	}
+}
+
+func (u *Uplink) allowed(lane telemetrypb.Lane) bool { return u.o.Allowed == nil || u.o.Allowed(lane) }
+
+// sessionCache keeps what the broker gave to resume a TLS session with (RFC 8446 §2.2), from connection to connection.
+// A session stands for the certificate that was shown when it began, so another certificate or other roots begin anew; so
+// does a handshake that failed, for a broker that gives tickets and then does not take them.
+type sessionCache struct {
+	mu    sync.Mutex // guards what follows
+	cache tls.ClientSessionCache
+	leaf  []byte
+	roots *x509.CertPool
+}
+
+func (c *sessionCache) of(config *tls.Config) tls.ClientSessionCache {
+	var leaf []byte
+	if len(config.Certificates) > 0 && len(config.Certificates[0].Certificate) > 0 {
+		leaf = config.Certificates[0].Certificate[0]
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cache == nil || !bytes.Equal(c.leaf, leaf) || !samePool(c.roots, config.RootCAs) {
+		c.cache, c.leaf, c.roots = tls.NewLRUClientSessionCache(4), leaf, config.RootCAs
+	}
+	return c.cache
+}
+
+func (c *sessionCache) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cache = nil
+}
+
+func samePool(a, b *x509.CertPool) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Equal(b)
+}
