@@ -135,7 +135,7 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	u := s.u
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if s.dead {
+	if s.dead || s.stopping.Load() {
 		return false
 	}
 	for i := range parcels {

@@ -43,7 +43,7 @@ func (u *Uplink) Retry(c Cause, why string) {
 	signal(u.hints.wake)
 }
 
-// Reconnect leaves the connection in good order, once what is in flight has its PUBACKs, and connects anew at once: for
+// Reconnect leaves the connection in good order, once what was sent is acknowledged, and connects anew at once: for
 // credentials that are about to expire, or a better link. Without a connection it does nothing.
 func (u *Uplink) Reconnect(why string) {
 	if s := u.live.Load(); s != nil {
@@ -97,8 +97,8 @@ func (u *Uplink) pause(ctx context.Context, tried time.Time, wait time.Duration,
 	}
 }
 
-// depart ends a session in good order: nothing new is sent, what is in flight gets its PUBACKs for a bounded time, and a
-// DISCONNECT keeps the will from being published.
+// depart ends a session in good order: nothing new is sent, what was sent gets its PUBACKs and receipts for a bounded
+// time, and a DISCONNECT keeps the will from being published.
 func (s *session) depart(ctx context.Context, why string) {
 	s.u.o.Log.Info("uplink connects anew", "why", why)
 	s.stopping.Store(true)
@@ -106,7 +106,7 @@ func (s *session) depart(ctx context.Context, why string) {
 	defer limit.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for waiting := true; waiting && !s.idle(); {
+	for waiting := true; waiting && !s.settled(); {
 		select {
 		case <-tick.C:
 		case m := <-s.inbox:
@@ -121,4 +121,11 @@ func (s *session) depart(ctx context.Context, why string) {
 	}
 	s.client.Disconnect(uint(min(s.u.o.StopTimeout, 250*time.Millisecond).Milliseconds()))
 	s.link.Load().kill(fmt.Errorf("left: %s", why))
+}
+
+// settled: what was sent is released, or will not be in this session.
+func (s *session) settled() bool {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	return len(s.flying) == 0 && (s.u.o.Ack == AckPuback || len(s.u.win.waiting) == 0)
 }

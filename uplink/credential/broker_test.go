@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -153,6 +154,15 @@ type vehicle struct {
 	store  *credential.Store
 	uplink *uplink.Uplink
 	queue  *uplinktest.Queue
+	stop   func()
+}
+
+// once starts a vehicle that delivers, and stops it: two of one name would fight.
+func (f *fixture) once(o credential.Options) {
+	f.t.Helper()
+	v := f.start(o)
+	v.delivered()
+	v.stop()
 }
 
 func (f *fixture) start(o credential.Options, more ...func(*uplink.Options)) *vehicle {
@@ -177,12 +187,13 @@ func (f *fixture) start(o credential.Options, more ...func(*uplink.Options)) *ve
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- v.uplink.Run(ctx) }()
-	f.t.Cleanup(func() {
+	v.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			f.t.Error(err)
 		}
 	})
+	f.t.Cleanup(v.stop)
 	return v
 }
 
@@ -352,12 +363,21 @@ func TestRenewedWhileRefused(t *testing.T) {
 }
 
 func TestVersions(t *testing.T) {
-	f := newFixture(t, "tls_version tlsv1.2")
+	// Mosquitto's tls_version is a least version; OpenSSL's own configuration has a greatest one.
+	conf := filepath.Join(t.TempDir(), "openssl.cnf")
+	text := "openssl_conf = main\n[main]\nssl_conf = ssl\n[ssl]\nsystem_default = limits\n[limits]\nMaxProtocol = TLSv1.2\n"
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OPENSSL_CONF", conf)
+	f := newFixture(t)
 	o := f.options()
 	o.MinVersion = tls.VersionTLS13
-	f.start(o).refused("uplink.tls", "no version of TLS")
+	v := f.start(o)
+	v.refused("uplink.tls", "no version of TLS")
+	v.stop()
 	f.alarms = alarm.NewBoard(func() int64 { return 1 }, slog.New(slog.DiscardHandler))
-	f.start(f.options()).delivered()
+	f.once(f.options())
 	stranger := f.foreign.leaf("car-1")
 	f.write("car.pem", stranger.certPEM())
 	f.write("car.key", stranger.keyPEM(t))
@@ -389,7 +409,7 @@ func TestPKCS12(t *testing.T) {
 		o := f.options()
 		o.Cert, o.Key, o.PKCS12 = "", "", f.write(name+".p12", data)
 		o.PKCS12Password = f.write("p12.pw", []byte("geheim\n"))
-		f.start(o).delivered()
+		f.once(o)
 		for _, damaged := range [][]byte{data[:len(data)/2], nil, []byte("PK")} {
 			o.PKCS12 = f.write("broken.p12", damaged)
 			if _, err := credential.New(o).TLS(); err == nil || !strings.Contains(err.Error(), "broken.p12") {
@@ -422,7 +442,7 @@ func TestSigner(t *testing.T) {
 		asked++
 		return f.mine.key, nil
 	}
-	f.start(o).delivered()
+	f.once(o)
 	if asked != 1 {
 		t.Errorf("asked for the key %d times", asked)
 	}

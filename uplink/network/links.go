@@ -84,6 +84,7 @@ type Links struct {
 	mu      sync.Mutex // guards what follows; nothing is called from under it
 	links   []*state   // the best first
 	current *state     // that of the last connection; nil: none yet, or no links
+	given   bool       // it was given up
 	network string     // of the last Dial
 	addr    string
 	ledger  *ledger
@@ -153,7 +154,7 @@ func (l *Links) Dial(ctx context.Context, network, addr string) (net.Conn, error
 			if l.current != s {
 				l.o.Log.Info("uplink link", "link", s.Name, "interface", s.Interface, "metered", s.Metered)
 			}
-			l.current = s
+			l.current, l.given = s, false
 			l.mu.Unlock()
 			return conn, nil
 		}
@@ -322,6 +323,7 @@ func (l *Links) Run(ctx context.Context, s Session) error {
 		l.keep(false)
 		if gone := l.gone(); gone != "" {
 			s.Drop(gone)
+			s.Retry(uplink.CauseNetwork, gone) // over another one
 		}
 		better := l.better()
 		if better == nil {
@@ -364,11 +366,12 @@ func (l *Links) heed(s Session, c Change) {
 	}
 }
 
-// gone says that the link of the connection has been down for a while; empty: it is up.
+// gone says, once, that the link of the connection has been down for a while; empty: it is up.
 func (l *Links) gone() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c := l.current; c != nil && c.why != "" && time.Since(c.since) >= settle {
+	if c := l.current; c != nil && !l.given && c.why != "" && time.Since(c.since) >= settle {
+		l.given = true
 		return fmt.Sprintf("link %s: %s", c.Name, c.why)
 	}
 	return ""
