@@ -36,6 +36,7 @@ spec() {
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     strace)       echo "closure strace" ;;
     e2fsprogs)    echo "closure e2fsprogs" ;;
+    swtpm)        echo "closure swtpm" ;;
     shellcheck)   echo "closure shellcheck" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
     *) return 1 ;;
