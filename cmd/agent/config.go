@@ -95,6 +95,7 @@ type uplinkConfig struct {
 	CAPins             []string     `yaml:"ca_pins"`
 	PKCS12             string       `yaml:"pkcs12"`
 	PKCS12PasswordFile string       `yaml:"pkcs12_password_file"`
+	TPM                *tpmConfig   `yaml:"tpm"`
 	UserFile           string       `yaml:"user_file"`
 	TokenFile          string       `yaml:"token_file"`
 	TokenCommand       []string     `yaml:"token_command"`

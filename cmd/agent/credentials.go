@@ -8,6 +8,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
+
 	"github.com/waybill-telematics/waybill/internal/clock"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/credential"
@@ -20,6 +23,18 @@ const (
 	tokenEvery = time.Minute
 	// clockJump is how far the known time may move on its own before a try to connect is worth it.
 	clockJump = time.Minute
+)
+
+// tpmConfig names a key in a TPM 2.0.
+type tpmConfig struct {
+	Device string `yaml:"device"`
+	Handle uint32 `yaml:"handle"`
+}
+
+// The persistent handles of a TPM 2.0 (TPM 2.0 Library, part 2, §7.5.2).
+const (
+	tpmFirst = 0x81000000
+	tpmLast  = 0x81FFFFFF
 )
 
 // credentials checks the keys that say who the vehicle is and whom it trusts.
@@ -45,8 +60,18 @@ func (c *checker) credentials(u *uplinkSettings) {
 		}
 		o.Pins = append(o.Pins, pin)
 	}
-	if (raw.Cert == "") != (raw.Key == "") {
-		c.fail("cert: and key: go together", at("cert")...)
+	if (raw.Cert == "") != (raw.Key == "" && raw.TPM == nil) {
+		c.fail("cert: goes together with key:, or with tpm:", at("cert")...)
+	}
+	if raw.TPM != nil {
+		if raw.Key != "" {
+			c.fail("want either key: or tpm:", at("tpm")...)
+		}
+		if raw.TPM.Handle < tpmFirst || raw.TPM.Handle > tpmLast {
+			c.fail(fmt.Sprintf("want the persistent handle of the key, %#x to %#x, got %#x; tpm2_evictcontrol makes one", tpmFirst, tpmLast, raw.TPM.Handle), "uplink", "tpm", "handle")
+		}
+		device := c.path(orDefault(raw.TPM.Device, "/dev/tpmrm0"))
+		o.Signer = credential.TPM{Handle: raw.TPM.Handle, Open: func() (transport.TPMCloser, error) { return linuxtpm.Open(device) }}.Signer
 	}
 	if raw.PKCS12 != "" && raw.Cert != "" {
 		c.fail("want either cert: and key:, or pkcs12:", at("pkcs12")...)

@@ -74,8 +74,11 @@ func TestUplinkKeysThatAreWrong(t *testing.T) {
 	}{
 		{"tls_min: 1.1", 6, []string{"uplink.tls_min", "1.2 or 1.3", "1.1"}},
 		{"ca_pins: [abc]", 6, []string{"uplink.ca_pins[0]", "sha256/", "docs/UPLINK.md"}},
-		{"cert: a.log", 6, []string{"go together"}},
+		{"cert: a.log", 6, []string{"goes together"}},
 		{"cert: a.log\n  key: a.log\n  pkcs12: a.log", 8, []string{"uplink.pkcs12", "either"}},
+		{"cert: a.log\n  key: a.log\n  tpm: {handle: 0x81000001}", 8, []string{"uplink.tpm", "either key: or tpm:"}},
+		{"cert: a.log\n  tpm:\n    handle: 0x80000001", 8, []string{"uplink.tpm.handle", "0x81000000", "0x80000001"}},
+		{"tpm: {handle: 0x81000001}", 5, []string{"uplink.cert", "goes together"}},
 		{"pkcs12_password_file: a.log", 6, []string{"pkcs12: only"}},
 		{"user: a\n  user_file: a.log", 7, []string{"uplink.user_file", "either user: or user_file:"}},
 		{"user: a\n  password_file: a.log\n  token_file: a.log", 7, []string{"one of password_file:"}},

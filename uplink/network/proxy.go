@@ -17,7 +17,7 @@ import (
 )
 
 // maxProxyHead bounds a proxy's answer to CONNECT, bytes.
-const maxProxyHead = 16 << 10
+const maxProxyHead = 8 << 10
 
 // CheckProxy says what is wrong with a proxy's URL.
 func CheckProxy(u *url.URL) error {

@@ -273,7 +273,11 @@ func TestProxyRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		limit := patience
+		if c.want == "timeout" {
+			limit = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		conn, err := links.Dial(ctx, "tcp", "broker.example:8883")
 		cancel()
 		if err == nil {
