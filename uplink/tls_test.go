@@ -24,13 +24,13 @@ import (
 
 // authority makes certificates.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	a := &authority{t: t, pool: x509.NewCertPool()}
 	a.cert, a.key = a.make("authority", nil)
 	a.pool.AddCert(a.cert)
@@ -72,7 +72,7 @@ func (a *authority) leaf(name string) tls.Certificate {
 }
 
 // front terminates TLS before the broker, and websockets where the URL asks for them.
-func front(t *testing.T, b *bench, config *tls.Config, socket bool) string {
+func front(t testing.TB, b *bench, config *tls.Config, socket bool) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
