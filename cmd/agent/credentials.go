@@ -33,8 +33,8 @@ type tpmConfig struct {
 
 // The persistent handles of a TPM 2.0 (TPM 2.0 Library, part 2, §7.5.2).
 const (
-	tpmFirst = 0x81000000
-	tpmLast  = 0x81FFFFFF
+	tpmFirst uint32 = 0x81000000
+	tpmLast  uint32 = 0x81FFFFFF
 )
 
 // credentials checks the keys that say who the vehicle is and whom it trusts.
