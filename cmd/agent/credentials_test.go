@@ -170,7 +170,7 @@ func TestTokenIsRotated(t *testing.T) {
 		}
 		return len(line), nil
 	}), nil))
-	if err := runAgent(ctx, s, v, log); err != nil {
+	if err := runAgent(ctx, s, v, log, newRenewal()); err != nil {
 		t.Fatal(err)
 	}
 	mu.Lock()
