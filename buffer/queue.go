@@ -124,6 +124,13 @@ func (l *lane) durableNextLocked() uint64 {
 	return next
 }
 
+// Stored says whether a batch is stored, or was and is released: also by a Commit that failed behind it.
+func (q *Queue) Stored(l Lane, seq uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return l.Valid() && q.lanes[l].storedLocked(seq)
+}
+
 // storedLocked says whether a seq needs no storing: it is stored, or was.
 func (l *lane) storedLocked(seq uint64) bool {
 	if l.released.Contains(seq) {

@@ -72,6 +72,8 @@ func (q *counting) Commit(batches []Sealed, journal []Journal) error {
 	return nil
 }
 
+func (q *counting) Stored(telemetrypb.Lane, uint64) bool { return false }
+
 // A full bus from Offer to what is committed each second, journal included. bus-s/s is the seconds of the bus in one of
 // the processor.
 func BenchmarkFullBus(b *testing.B) {

@@ -153,6 +153,7 @@ func (p *Pipeline) settle(c *commit) {
 		}
 		p.admitAll()
 		c.answer(c.err)
+		p.keepUnstored(flown)
 		p.fail(c.err)
 		return
 	}

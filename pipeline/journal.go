@@ -116,9 +116,9 @@ func (r *journalReader) take(n uint64) []byte {
 	return taken
 }
 
-// decodeJournal appends the samples of an entry to dst, ordered by signal and, within it, as they came. Memory grows
+// DecodeJournal appends the samples of a journal entry to dst, ordered by signal and, within it, as they came. Memory grows
 // only with what is there: a row has two bytes at least.
-func decodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples []telemetrypb.Sample, err error) {
+func DecodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples []telemetrypb.Sample, err error) {
 	if len(b) == 0 || b[0] != journalFormat {
 		return 0, dst, fmt.Errorf("journal entry of %d bytes: not of format %d: %w", len(b), journalFormat, telemetrypb.ErrMalformed)
 	}

@@ -32,12 +32,12 @@ func TestJournalKeepsSamples(t *testing.T) {
 	for _, samples := range [][]telemetrypb.Sample{nil, oddSamples(), oddSamples()[:1]} {
 		kept := []telemetrypb.Sample{telemetrypb.IntSample(7, 7, 7)}
 		entry := AppendJournal([]byte("before"), 12, samples)[len("before"):]
-		before, got, err := decodeJournal(kept, entry)
+		before, got, err := DecodeJournal(kept, entry)
 		if err != nil || before != 12 || !slices.Equal(got, append(kept, bySignal(samples)...)) {
 			t.Errorf("%v came back as %v, %d before, %v", samples, got, before, err)
 		}
 		for n := range entry {
-			if _, got, err := decodeJournal(kept, entry[:n]); err == nil && len(got) > len(samples) || err != nil && (len(got) != 1 || !errors.Is(err, telemetrypb.ErrMalformed)) {
+			if _, got, err := DecodeJournal(kept, entry[:n]); err == nil && len(got) > len(samples) || err != nil && (len(got) != 1 || !errors.Is(err, telemetrypb.ErrMalformed)) {
 				t.Fatalf("%d of %d bytes: %d samples, %v", n, len(entry), len(got)-1, err)
 			}
 		}
@@ -62,7 +62,7 @@ func TestJournalRefuses(t *testing.T) {
 	} {
 		var was, is runtime.MemStats
 		runtime.ReadMemStats(&was)
-		_, got, err := decodeJournal(nil, b)
+		_, got, err := DecodeJournal(nil, b)
 		runtime.ReadMemStats(&is)
 		if !errors.Is(err, telemetrypb.ErrMalformed) || len(got) > 0 {
 			t.Errorf("%s: %v, %v", name, got, err)
@@ -97,14 +97,14 @@ func FuzzDecodeJournal(f *testing.F) {
 	f.Add(AppendJournal(nil, 0, nil))
 	f.Add([]byte{journalFormat, 0, otherKind, 5, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		before, samples, err := decodeJournal(nil, b)
+		before, samples, err := DecodeJournal(nil, b)
 		if err != nil {
 			if !errors.Is(err, telemetrypb.ErrMalformed) || len(samples) > 0 {
 				t.Fatalf("%d samples, %v", len(samples), err)
 			}
 			return
 		}
-		again, got, err := decodeJournal(nil, AppendJournal(nil, int(before), samples))
+		again, got, err := DecodeJournal(nil, AppendJournal(nil, int(before), samples))
 		if err != nil || again != before || !slices.Equal(got, samples) {
 			t.Fatalf("%d samples came back as %d, %v", len(samples), len(got), err)
 		}

@@ -32,9 +32,11 @@ type Queue interface {
 	// Reserve is the next sequence number of a lane. One that was committed, in a batch or in the journal, is never
 	// given again, crashes included.
 	Reserve(telemetrypb.Lane) uint64
-	// Commit makes all of it durable or nothing, and keeps neither the slices nor their bytes. After an error the
-	// same batches come again under the same sequence numbers with the same bytes, a part of them first, or are given up,
-	// a lane's oldest first; journal entries come again with the same or more samples. It is called from one goroutine at a time, at times while
-	// another one calls Reserve.
+	// Commit makes all of it durable, and keeps neither the slices nor their bytes. After an error those batches that Stored
+	// does not know come again under the same sequence numbers with the same bytes, a part of them first, or are given up, a lane's
+	// oldest first; journal entries come again with the same or more samples. It is called from one goroutine at a time,
+	// at times while another one calls Reserve.
 	Commit([]Sealed, []Journal) error
+	// Stored says whether a batch of a commit that failed is durable all the same, or even released again.
+	Stored(l telemetrypb.Lane, seq uint64) bool
 }

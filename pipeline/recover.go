@@ -112,7 +112,7 @@ func (r *recovered) add(e *Journal) {
 		r.err = fmt.Errorf("journal entry of another boot or catalogue: %w", telemetrypb.ErrMalformed)
 		return
 	}
-	before, samples, err := decodeJournal(nil, e.Bytes)
+	before, samples, err := DecodeJournal(nil, e.Bytes)
 	if err != nil {
 		r.damaged++
 		r.err = err

@@ -152,6 +152,23 @@ func (p *Pipeline) fail(err error) {
 	p.o.OnCommitError(err)
 }
 
+// keepUnstored lets go of those of the first n waiting batches that the queue has although the commit failed: it writes
+// lane by lane, and the disk may have failed behind the first.
+func (p *Pipeline) keepUnstored(n int) {
+	kept := p.uncommitted[:0]
+	for i := range p.uncommitted {
+		s := p.uncommitted[i]
+		if i < n && p.queue.Stored(s.Lane, s.Seq) {
+			p.count(&s, -1)
+			p.release(s.Bytes)
+			continue
+		}
+		kept = append(kept, s)
+	}
+	clear(p.uncommitted[len(kept):])
+	p.uncommitted = kept
+}
+
 // lossReason is why there is no room in memory.
 func (p *Pipeline) lossReason() telemetrypb.LossReason {
 	switch {

@@ -19,6 +19,8 @@ func (sink) Epoch() uint64                    { return 1 }
 func (sink) Reserve(telemetrypb.Lane) uint64  { return 1 }
 func (sink) Commit([]Sealed, []Journal) error { return nil }
 
+func (sink) Stored(telemetrypb.Lane, uint64) bool { return false }
+
 func testOptions() Options {
 	return Options{Tenant: "acme", Device: "WB-0000000000001", BootID: [16]byte{1}}
 }

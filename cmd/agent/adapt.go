@@ -27,6 +27,10 @@ func (p pipelineQueue) Commit(sealed []pipeline.Sealed, journal []pipeline.Journ
 	return p.q.Commit(batches, entries)
 }
 
+func (p pipelineQueue) Stored(l telemetrypb.Lane, seq uint64) bool {
+	return p.q.Stored(buffer.Lane(l), seq)
+}
+
 // recovered is what the queue's journal held of batches that were never sealed.
 func recovered(q *buffer.Queue) []pipeline.Journal {
 	var list []pipeline.Journal

@@ -22,6 +22,8 @@ type Queue struct {
 	// OnCommit, if set, is called ahead of each commit, without a lock: to be slow, or to fail. With an error and
 	// lied true the commit takes place all the same, as when the answer of the disk was wrong.
 	OnCommit func(batches []pipeline.Sealed, journal []pipeline.Journal) (err error, lied bool)
+	// UpTo makes a commit that fails store the batches of the lanes up to this one all the same, as Stored tells.
+	UpTo telemetrypb.Lane
 
 	mu       sync.Mutex // guards what follows
 	epoch    uint64
@@ -29,6 +31,7 @@ type Queue struct {
 	next     map[telemetrypb.Lane]uint64
 	stored   []pipeline.Sealed // in the order in which they were committed
 	place    map[key]int       // in stored
+	told     map[key]bool      // stored by commits that failed, and Stored tells
 	journal  []pipeline.Journal
 	commits  int
 	problems []string
@@ -41,7 +44,7 @@ type key struct {
 
 // NewQueue makes an empty queue.
 func NewQueue(epoch uint64) *Queue {
-	return &Queue{epoch: epoch, next: map[telemetrypb.Lane]uint64{}, place: map[key]int{}}
+	return &Queue{epoch: epoch, next: map[telemetrypb.Lane]uint64{}, place: map[key]int{}, told: map[key]bool{}}
 }
 
 // Epoch is as NewQueue was told.
@@ -53,6 +56,13 @@ func (q *Queue) Reserve(l telemetrypb.Lane) uint64 {
 	defer q.mu.Unlock()
 	q.next[l]++
 	return q.next[l]
+}
+
+// Stored tells what a commit that failed has stored, but for a lie.
+func (q *Queue) Stored(l telemetrypb.Lane, seq uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.told[key{l, seq}]
 }
 
 // Commit keeps copies of all of it, or nothing.
@@ -68,6 +78,12 @@ func (q *Queue) Commit(batches []pipeline.Sealed, journal []pipeline.Journal) er
 	case q.dead:
 		return ErrCrashed
 	case err != nil && !lied:
+		for _, b := range batches {
+			if b.Lane <= q.UpTo {
+				q.storeLocked(b)
+				q.told[key{b.Lane, b.Seq}] = true
+			}
+		}
 		return err
 	}
 	q.commits++

@@ -143,6 +143,10 @@ type pipelineQueue struct{ q *buffer.Queue }
 func (p pipelineQueue) Epoch() uint64                        { return p.q.Epoch() }
 func (p pipelineQueue) Reserve(lane telemetrypb.Lane) uint64 { return p.q.Reserve(buffer.Lane(lane)) }
 
+func (p pipelineQueue) Stored(lane telemetrypb.Lane, seq uint64) bool {
+	return p.q.Stored(buffer.Lane(lane), seq)
+}
+
 func (p pipelineQueue) Commit(sealed []pipeline.Sealed, journal []pipeline.Journal) error {
 	var batches []buffer.Record
 	for _, s := range sealed {

@@ -5,12 +5,12 @@ package history
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"github.com/waybill-telematics/waybill/buffer"
+	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -131,16 +131,9 @@ func (s *State) take(r *buffer.Record) error {
 	return nil
 }
 
-// journaled decodes an entry: a byte for the format, how many samples came before, samples.
+// journaled takes an entry in.
 func (s *State) journaled(e *buffer.JournalEntry) error {
-	if len(e.Bytes) < 2 {
-		return fmt.Errorf("an entry of %d bytes", len(e.Bytes))
-	}
-	before, n := binary.Uvarint(e.Bytes[1:])
-	if e.Bytes[0] != 1 || n <= 0 {
-		return fmt.Errorf("an entry % x", e.Bytes[:2])
-	}
-	samples, err := telemetrypb.DecodeSamples(nil, e.Bytes[1+n:])
+	before, samples, err := pipeline.DecodeJournal(nil, e.Bytes)
 	if err != nil {
 		return err
 	}
