@@ -13,8 +13,8 @@ const ReasonConflict = "conflict"
 // IsConflict says whether a rejection means that.
 func IsConflict(reason string) bool { return strings.HasPrefix(reason, ReasonConflict) }
 
-// Rename seals a batch's body under another name: everything but epoch and seq stays. The numbers that a thinned copy supersedes
-// are the old epoch's and mean nothing in another, so they are left out.
+// Rename seals a batch's body under another name: everything but epoch and seq stays. A thinned copy cannot have another: the
+// numbers that it supersedes are those of its own epoch.
 func Rename(dst, batch []byte, epoch, seq uint64) ([]byte, error) {
 	v, err := OpenBatch(batch)
 	if err != nil {
@@ -23,6 +23,9 @@ func Rename(dst, batch []byte, epoch, seq uint64) ([]byte, error) {
 	e := v.Envelope
 	if e.GetCipher() != Cipher_CIPHER_NONE {
 		return dst, fmt.Errorf("batch %d: %w: its body is sealed for its name", e.GetSeq(), ErrMalformed)
+	}
+	if len(e.GetSupersedes()) > 0 {
+		return dst, fmt.Errorf("batch %d: %w: it stands for others of its epoch", e.GetSeq(), ErrMalformed)
 	}
 	h := Head{Tenant: e.GetTenant(), Device: e.GetDevice(), Epoch: epoch, Lane: e.GetLane(), Seq: seq, BootCount: e.GetBootCount()}
 	copy(h.BootID[:], e.GetBootId())

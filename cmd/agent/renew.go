@@ -3,7 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/waybill-telematics/waybill/buffer"
@@ -17,13 +21,19 @@ var errNewEpoch = errors.New("a new epoch is to begin")
 // renewEvery bounds how often: whoever sends receipts must not keep the agent from its work.
 const renewEvery = time.Hour
 
+// sealedFile names, of the batches of the latest starts, those that were made of journal entries: "EPOCH LANE SEQ" a line.
+const sealedFile = "sealed"
+
+// maxSealed bounds it; a start makes one for each lane at most.
+const maxSealed = 256
+
 // renewal is what one run of the agent leaves to the next in the same process. A queue folder that was put back to an earlier
 // state looks intact from inside, and gives numbers a second time. The store keeps what came first and rejects the
 // rest: then a new epoch begins, and what was rejected goes there under new numbers, once.
 type renewal struct {
 	reason string                  // why an epoch is to begin at the next opening; empty: none is
 	last   time.Time               // when the latest began
-	sealed map[batchName]bool      // made of journal entries by a run of this process
+	sealed []batchName             // made of journal entries at this start or an earlier one, the latest last
 	names  map[batchName]batchName // numbers that were given to what is not replaced yet
 }
 
@@ -34,17 +44,42 @@ type batchName struct {
 }
 
 func newRenewal() *renewal {
-	return &renewal{sealed: map[batchName]bool{}, names: map[batchName]batchName{}}
+	return &renewal{names: map[batchName]batchName{}}
 }
 
-// opened notes that the queue is open, and what its journal held.
-func (r *renewal) opened(q *buffer.Queue) {
+// opened notes that the queue is open, and durably what its journal held, before batches are made of that. An error
+// costs only that a later start does not know.
+func (r *renewal) opened(dir string, q *buffer.Queue) error {
 	if r.reason != "" {
 		r.reason, r.last = "", time.Now()
 	}
-	for _, e := range q.Recovered() {
-		r.sealed[batchName{e.Epoch, e.Lane, e.Seq}] = true
+	path := filepath.Join(dir, sealedFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
+	r.sealed = r.sealed[:0]
+	for line := range strings.Lines(string(text)) {
+		var n batchName
+		if _, scanErr := fmt.Sscanf(line, "%x %d %d\n", &n.epoch, &n.lane, &n.seq); scanErr == nil {
+			r.sealed = append(r.sealed, n)
+		}
+	}
+	known := len(r.sealed)
+	for _, e := range q.Recovered() {
+		if n := (batchName{e.Epoch, e.Lane, e.Seq}); !slices.Contains(r.sealed, n) {
+			r.sealed = append(r.sealed, n)
+		}
+	}
+	if len(r.sealed) == known {
+		return err
+	}
+	r.sealed = r.sealed[max(0, len(r.sealed)-maxSealed):]
+	var lines []byte
+	for _, n := range r.sealed {
+		lines = fmt.Appendf(lines, "%016x %d %d\n", n.epoch, n.lane, n.seq)
+	}
+	return errors.Join(err, writeDurably(path, lines))
 }
 
 // conflict answers a store that has other bytes under numbers of ours. It is called by the uplink, on one goroutine.
@@ -110,12 +145,22 @@ func (a *agent) rename(old batchName) error {
 	if err != nil {
 		return err
 	}
-	if a.again.sealed[old] {
-		// Its samples were in the journal when the folder was copied, so they are in what the store has under this number.
+	view, err := telemetrypb.OpenBatch(r.Bytes)
+	if err != nil {
+		return err
+	}
+	why := ""
+	switch {
+	case slices.Contains(a.again.sealed, old): // if the journal was the image's, its samples are in what the store has under this number
+		why = "made of a journal; of one that was put back, the store has the batch that came of it before"
+	case len(view.Envelope.GetSupersedes()) > 0: // under another name the store could not tell which of its samples have arrived already
+		why = "a thinned copy, whose originals may have arrived"
+	}
+	if why != "" {
 		a.pipe.Ledger().AddLoss(&telemetrypb.Loss{
 			Reason: telemetrypb.LossReason_LOSS_REJECTED, Source: "queue", Unit: "samples", Count: uint64(r.Samples), CountIsBound: true,
 			Epoch: old.epoch, Lane: telemetrypb.Lane(old.lane), Seqs: []*telemetrypb.SeqRange{{First: old.seq, Last: old.seq}},
-			FirstNs: r.First, LastNs: r.Last, Detail: "made of a journal that was put back; the store has the batch that came of it before",
+			FirstNs: r.First, LastNs: r.Last, Detail: why,
 		})
 		return nil
 	}

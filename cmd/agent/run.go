@@ -297,7 +297,9 @@ func (a *agent) openQueue() error {
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	a.again.opened(a.queue)
+	if err := a.again.opened(s.DataDir, a.queue); err != nil {
+		a.log.Warn("what the journal held cannot be noted; a queue that is put back could send it twice", "error", err)
+	}
 	id, err := a.bootID()
 	if err != nil {
 		return errors.Join(err, a.queue.Close())
