@@ -32,10 +32,10 @@ func newModels() *bodyModels {
 	}
 	for _, i := range []*integerModels{&m.at, &m.values} {
 		i.last.order = 1
-		for _, n := range []*number{&i.same, &i.order, &i.memory, &i.drift} {
+		for _, n := range []*number{&i.same, &i.order, &i.memory, &i.drift, &i.keys, &i.width} {
 			n.reset()
 		}
-		for _, l := range []*length{&i.first, &i.bend, &i.slope, &i.turn, &i.start} {
+		for _, l := range []*length{&i.first, &i.bend, &i.slope, &i.turn, &i.start, &i.entries} {
 			l.reset()
 		}
 		i.scales.reset()

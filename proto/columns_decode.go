@@ -15,6 +15,9 @@ type decoder struct {
 	values []uint64
 	kinds  []uint64
 
+	entries *dictionaryReader // nil until a body has a dictionary
+	keys    []uint16
+
 	times     []uint64 // all time columns in a row, ns
 	starts    []int    // where each begins, and the last ends
 	bases     []int    // indices of those that are no parts
@@ -41,7 +44,10 @@ func (d *decoder) decode(dst []Sample, body []byte, limit int) ([]Sample, error)
 		d.fresh = newModels()
 	}
 	*d = decoder{fresh: d.fresh, models: *d.fresh, r: newRangeReader(body[1:]), limit: limit, lastTimes: -1, lastKind: KindInt,
-		values: d.values, kinds: d.kinds, times: d.times[:0], starts: append(d.starts[:0], 0), bases: d.bases[:0]}
+		values: d.values, kinds: d.kinds, entries: d.entries, keys: d.keys, times: d.times[:0], starts: append(d.starts[:0], 0), bases: d.bases[:0]}
+	if d.entries != nil {
+		d.entries.times = -1
+	}
 	defer func() { d.r.b, d.r.plains = nil, nil }() // they are the caller's
 	columns := d.r.getWide(&d.models.columns)
 	if columns > uint64(limit) {
@@ -181,7 +187,12 @@ func (d *decoder) getColumn(dst []Sample, id uint32, times []uint64) ([]Sample, 
 	if kind != kindMixed {
 		begin := len(dst)
 		var err error
-		if dst, err = d.getValues(dst, len(times), kind); err != nil {
+		if kind == KindInt || kind == KindUint {
+			dst, err = d.getWhole(dst, times)
+		} else {
+			dst, err = d.getValues(dst, len(times), kind)
+		}
+		if err != nil {
 			return dst, err
 		}
 		for i, t := range times {

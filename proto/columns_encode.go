@@ -13,6 +13,7 @@ type Encoder struct {
 	models   bodyModels
 	fresh    *bodyModels
 	integers integerCoder
+	entries  dictionaryCoder
 	body     []byte
 	envelope []byte
 
@@ -75,7 +76,7 @@ func (e *Encoder) reset() {
 		e.fresh, e.dictionary = newModels(), make(map[string]int)
 	}
 	e.models = *e.fresh
-	e.timesPut, e.basesPut = 0, 0
+	e.timesPut, e.basesPut, e.entries.set = 0, 0, -1
 	e.lastSet, e.lastFirst, e.lastUnit, e.lastKind = -1, 0, 0, KindInt
 }
 
@@ -178,8 +179,10 @@ func (e *Encoder) putColumn(c *signalColumn, samples []Sample) {
 		e.putMixed(samples, rows)
 	case KindString:
 		e.putStrings(samples, rows)
-	default:
+	case KindFloat:
 		e.putNumbers(values, c.kind)
+	default:
+		e.putWhole(c, values)
 	}
 }
 

@@ -398,7 +398,8 @@ func FuzzColumnsRoundTrip(f *testing.F) {
 
 // FuzzDecodeSamples: any bytes are decoded or refused, and what is decoded can be written again.
 func FuzzDecodeSamples(f *testing.F) {
-	for _, samples := range [][]Sample{nil, exampleSamples(), interleaved(rand.New(rand.NewPCG(1, 1)), 5, 30)} {
+	for _, samples := range [][]Sample{nil, exampleSamples(), interleaved(rand.New(rand.NewPCG(1, 1)), 5, 30),
+		framesOf(rand.New(rand.NewPCG(1, 1)), 1, 9, 80)} {
 		body, err := AppendSamples(nil, samples)
 		if err != nil {
 			f.Fatal(err)

@@ -30,6 +30,9 @@ func TestSecondDecoder(t *testing.T) {
 		}),
 		column(7, 300, func(i int) Sample { return StringSample(0, 0, strings.Repeat("é\xff", i%3)) }),
 	}
+	for _, samples := range keyedSets() {
+		sets = append(sets, samples)
+	}
 	for range 30 {
 		data := make([]byte, random.IntN(400))
 		for i := range data {

@@ -162,6 +162,8 @@ type integerModels struct {
 	first, bend          length
 	slope, turn          length // v[1] − v[0]; by how much v[2] − v[1] is more
 	start                length // of the mean of the first residuals
+	entries              length // of a dictionary
+	keys, width          number // of a keyed column: whether it has keys, and its bytes
 	scales               scaleModels
 }
 
@@ -174,7 +176,11 @@ type integerCoder struct {
 
 // put writes a column of at least one value. The first value is written as its distance from origin.
 func (c *integerCoder) put(w *rangeWriter, m *integerModels, values []uint64, origin uint64, times bool) {
-	s := c.choose(values, times)
+	c.putShape(w, m, c.choose(values, times), values, origin)
+}
+
+// putShape writes a column as this shape has it.
+func (c *integerCoder) putShape(w *rangeWriter, m *integerModels, s shape, values []uint64, origin uint64) {
 	same := s.order == m.last.order && s.drift == 0 && (s.order == 0 || s.memory == m.last.memory)
 	if same {
 		w.put(&m.same, 0)
@@ -210,12 +216,30 @@ func (c *integerCoder) put(w *rangeWriter, m *integerModels, values []uint64, or
 
 // getIntegers appends a column of n values to dst, growing it only as far as the bytes go.
 func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin uint64, times bool) []uint64 {
-	same := r.get(&m.same)
-	if same == 1 {
-		m.last.order = uint(min(r.get(&m.order), orders))
+	order, same := r.getOrder(m)
+	return getShape(r, m, dst, n, origin, times, order, same)
+}
+
+// getOrder reads the order of a column, and whether its shape is that of the column before.
+func (r *rangeReader) getOrder(m *integerModels) (order uint, same bool) {
+	switch r.get(&m.same) {
+	case 0:
+		return m.last.order, true
+	case 1:
+		order = uint(min(r.get(&m.order), orderKeyed+1))
+		if order < orders {
+			m.last.order = order
+		}
+		return order, false
 	}
-	s := shape{order: m.last.order}
-	if same > 1 || s.order >= orders || s.order > uint(n) || s.order == 0 && times && n > 1 {
+	r.bad = true
+	return 0, false
+}
+
+// getShape is getIntegers from behind the order on.
+func getShape(r *rangeReader, m *integerModels, dst []uint64, n int, origin uint64, times bool, order uint, same bool) []uint64 {
+	s := shape{order: order}
+	if r.bad || s.order >= orders || s.order > uint(n) || s.order == 0 && times && n > 1 {
 		r.bad = true
 		return dst
 	}
@@ -227,7 +251,7 @@ func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin u
 		}
 		return dst
 	}
-	if same == 1 {
+	if !same {
 		m.last.memory = uint(min(r.get(&m.memory), memories))
 	}
 	if s.memory = m.last.memory; s.memory >= memories {
@@ -237,7 +261,7 @@ func getIntegers(r *rangeReader, m *integerModels, dst []uint64, n int, origin u
 	dst = append(dst, first)
 	switch s.order {
 	case 1:
-		if same == 1 {
+		if !same {
 			s.drift = r.getSigned(&m.drift)
 		}
 	case 2:

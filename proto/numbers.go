@@ -123,6 +123,31 @@ func (r *rangeReader) getLength(m *length) uint {
 	return n
 }
 
+// putTree writes a number of so many bits by a tree of chances, its root in place 1.
+func (w *rangeWriter) putTree(tree []chance, v, depth uint) {
+	node := uint(1)
+	for depth > 0 {
+		depth--
+		c := &tree[node]
+		bit := v >> (depth & 63) & 1
+		if bit == 0 {
+			w.put0(c)
+		} else {
+			w.put1(c)
+		}
+		node = node<<1 | bit
+	}
+}
+
+// getTree reads what putTree wrote.
+func (r *rangeReader) getTree(tree []chance, depth uint) uint {
+	node := uint(1)
+	for range depth {
+		node = node<<1 | uint(r.bit(&tree[node]))
+	}
+	return node - 1<<depth
+}
+
 // putWide writes a number that may as well be large: its length, and all below the leading one as it is.
 func (w *rangeWriter) putWide(m *length, u uint64) {
 	n := uint(bits.Len64(u))

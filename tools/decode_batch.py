@@ -217,6 +217,7 @@ class Body:
         out, signal, now, kind = [], 0, None, INT
         self.columns, self.bases, self.unit, self.first = [], [], 0, 0
         self.shapes = {"at": (1, 0), "values": (1, 0)}
+        self.dictionary = None
         for _ in range(self.wide("columns")):
             signal += self.number("id") + 1
             now = self.times(now)
@@ -226,7 +227,11 @@ class Body:
             kind = (kind - 1 + step) % 5 + 1
             if step > 4:
                 raise Malformed("kind +%d" % step)
-            for time, (of, value) in zip(now, self.values(kind, len(now))):
+            if kind in (INT, UINT):
+                values = [(kind, v) for v in self.integers("values", len(now), 0, now)]
+            else:
+                values = self.values(kind, len(now))
+            for time, (of, value) in zip(now, values):
                 out.append((signal, time, of, value))
         self.d.end()
         return out
@@ -307,11 +312,13 @@ class Body:
 
     # --- 3.6 Integer column ---------------------------------------------------------------------------------------
 
-    def integers(self, models, n, origin):
+    def integers(self, models, n, origin, times=None):
         same = self.number(models + ".same")
         order, memory = self.shapes[models]
         if same == 1:
             order = self.number(models + ".order")
+            if order in (4, 5) and times is not None and n >= 64:
+                return self.entries(n, times) if order == 4 else self.keyed(n, times)
         if same > 1 or order > min(3, n):
             raise Malformed("order %d" % order)
         first = self.signed(models + ".first") + origin & M64
@@ -369,6 +376,75 @@ class Body:
             u = self.number("%s.scale%d" % (models, 2 * min(bits, 8) + below), max(bits - 8, 0))
             yield u
             mean += ((min(u, 16 * (mean >> 8) + 16, (1 << 48) - 1) << 8) - mean) >> 4
+
+    # --- 3.8 Dictionary -------------------------------------------------------------------------------------------
+
+    def entries(self, n, times):
+        count = self.wide("values.entries") + 1
+        if count > min(1024, n):
+            raise Malformed("too many entries")
+        entries = [self.signed("values.first") & M64]
+        for u in self.residuals("values", count - 1):
+            entries.append(entries[-1] + u + 1 & M64)
+        depth, model = (count - 1).bit_length(), Model()
+        follows = [(0, 0, 7)] * count
+        last, indices = 0, []
+        for _ in range(n):
+            first, second, past = follows[last]
+            if self.d.decide(model["first", past]) == 0:
+                index = first
+            elif self.d.decide(model["second", past]) == 0:
+                index = second
+            else:
+                index = self.tree(model, "index", depth)
+                if index >= count:
+                    raise Malformed("no such entry")
+            if index == first:
+                follows[last] = first, second, 2 * past & 7
+            else:
+                follows[last] = index, first, 2 * past & 7 | 1
+            indices.append(index)
+            last = index
+        self.dictionary = times, indices
+        return [entries[index] for index in indices]
+
+    def tree(self, model, name, depth):
+        k = 1
+        for _ in range(depth):
+            k = 2 * k + self.d.decide(model[name, k])
+        return k - (1 << depth)
+
+    # --- 3.9 Keyed column -----------------------------------------------------------------------------------------
+
+    def keyed(self, n, times):
+        how, width, model = self.number("values.keys"), self.number("values.width"), Model()
+        if how > 1 or how == 0 and self.dictionary is None or not 1 <= width <= 8:
+            raise Malformed("keyed by nothing, or of no width")
+        keys = [0] * n
+        if how == 0:
+            of, indices = self.dictionary
+            if len(of) // 16 > n:
+                raise Malformed("keyed by too much")
+            at = 0
+            for i, time in enumerate(times):
+                while at < len(of) and of[at] != time:
+                    at += 1
+                if at == len(of):
+                    raise Malformed("no key at this time")
+                keys[i] = indices[at]
+                at += 1
+        known, out = {}, []
+        for key in keys:
+            word, past = known.setdefault(key, ([0] * 8, [0] * 8))
+            above = 0
+            for b in range(width - 1, -1, -1):
+                changed = self.d.decide(model["changed", b, past[b], above])
+                if changed:
+                    word[b] = word[b] + self.tree(model, b, 8) & 255
+                past[b] = 2 * past[b] & 7 | changed
+                above = 2 * above & 3 | changed
+            out.append(int.from_bytes(bytes(word), "little"))
+        return out
 
 
 # --- 1. Payload ---------------------------------------------------------------------------------------------------
