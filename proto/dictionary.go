@@ -21,8 +21,9 @@ const (
 	pastMask    = 1<<pastBits - 1
 	seekProbes  = 16 // values looked for among those that follow them
 	seekSpan    = 128
-	seekFound   = 6            // of them, where a dictionary may be worth its while
-	wideCost    = 6 * bitCost  // for what costs less, a dictionary is not tried
+	seekFound   = 8            // of them, where a dictionary may be worth its while
+	seekFirst   = 6            // probes of which one at least has to be found
+	wideCost    = 8 * bitCost  // for what costs less, a dictionary is not tried
 	wordCost    = 24 * bitCost // for what costs less, bytes by themselves are not tried
 )
 
@@ -79,12 +80,18 @@ type dictionaryCoder struct {
 
 // seen says whether values come again soon, the first thing to ask of what may be a dictionary.
 func seen(values []uint64) bool {
+	if len(values) < mostWeighed {
+		return false
+	}
 	step := (len(values) - 1) / (seekProbes + 1)
 	found := 0
 	for i := range seekProbes {
 		at := i * step
 		if slices.Contains(values[at+1:min(at+1+seekSpan, len(values))], values[at]) {
 			found++
+		}
+		if i == seekFirst && found == 0 {
+			break
 		}
 	}
 	return found >= seekFound
