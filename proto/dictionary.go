@@ -21,7 +21,7 @@ const (
 	pastMask    = 1<<pastBits - 1
 	seekProbes  = 16 // values looked for among those that follow them
 	seekSpan    = 128
-	seekFound   = 8            // of them, where a dictionary may be worth its while
+	seekFound   = 5            // of them, where a dictionary may be worth its while
 	seekFirst   = 6            // probes of which one at least has to be found
 	wideCost    = 8 * bitCost  // for what costs less, a dictionary is not tried
 	wordCost    = 24 * bitCost // for what costs less, bytes by themselves are not tried
