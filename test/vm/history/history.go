@@ -110,9 +110,11 @@ func (h *History) Judge(s *State) (broken []string) {
 		if b.Copy || b.Lane == buffer.Control {
 			continue
 		}
-		// Order: a lane's batches are in the order in which their samples were taken.
-		if at := (place{b.Count, b.First}); at.count < last[b.Lane].count || at.count == last[b.Lane].count && at.first < last[b.Lane].first {
-			say("%v is older than the batch before it", b.Name)
+		// Order: a lane's batches are in the order in which their samples came. A sample's time is up to a second before that (a
+		// receiver's epoch, a value that was held back), so a short batch may begin a little after the one behind it.
+		const late = int64(time.Second)
+		if at := (place{b.Count, b.First}); at.count < last[b.Lane].count || at.count == last[b.Lane].count && at.first < last[b.Lane].first-late {
+			say("%v (boot %d, from %d ns) is older than the batch before it (boot %d, from %d ns)", b.Name, at.count, at.first, last[b.Lane].count, last[b.Lane].first)
 		} else {
 			last[b.Lane] = at
 		}

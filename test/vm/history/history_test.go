@@ -52,22 +52,22 @@ func lived() *History {
 // TestJudge: each way to break a promise is seen, and a queue that keeps them all breaks none.
 func TestJudge(t *testing.T) {
 	for want, change := range map[string]func(s *State){
-		"":                                 func(*State) {},
-		"damage: x":                        func(s *State) { s.Damage = []string{"x"} },
-		"epoch 8, it was 7":                func(s *State) { s.Epoch = 8 },
-		"telemetry 2 has other bytes":      func(s *State) { s.Batches[1].Sum = "x" },
-		"telemetry 3 is older":             func(s *State) { s.Batches[2].First = 50 },
-		"telemetry 4 is sealed and in the": func(s *State) { b := s.Batches[2]; b.Seq = 4; s.Batches = append(s.Batches, b) },
-		"recorded as lost twice":           func(s *State) { s.Lost = append(s.Lost, s.Lost[0]) },
-		"recorded as lost, and there":      func(s *State) { s.Lost[0].Last = 2 },
-		"confirmed batch telemetry 1 is":   func(s *State) { s.Lost = nil },
-		"confirmed batch telemetry 3 is":   func(s *State) { s.Batches = s.Batches[:2] },
-		"batch telemetry 3 has 7 samples":  func(s *State) { s.Batches[2].Samples = 7 },
-		"telemetry 3 has 9 samples":        func(s *State) { s.Journal[0].Samples = 1 },
-		"telemetry 4 has 4 samples":        func(s *State) { s.Journal[0].Samples = 4 },
-		"telemetry 4 has 0 samples":        func(s *State) { s.Journal = nil },
-		"4 is given next, 4 is in use":     func(s *State) { s.Next[buffer.Telemetry] = 4 },
-		"the last 1.4s before the cut":     func(s *State) { s.Journal[0].Last = 1e8 },
+		"":                            func(*State) {},
+		"damage: x":                   func(s *State) { s.Damage = []string{"x"} },
+		"epoch 8, it was 7":           func(s *State) { s.Epoch = 8 },
+		"telemetry 2 has other bytes": func(s *State) { s.Batches[1].Sum = "x" },
+		"telemetry 3 (boot 1, from -2000000000 ns) is older": func(s *State) { s.Batches[2].First = -2e9 },
+		"telemetry 4 is sealed and in the":                   func(s *State) { b := s.Batches[2]; b.Seq = 4; s.Batches = append(s.Batches, b) },
+		"recorded as lost twice":                             func(s *State) { s.Lost = append(s.Lost, s.Lost[0]) },
+		"recorded as lost, and there":                        func(s *State) { s.Lost[0].Last = 2 },
+		"confirmed batch telemetry 1 is":                     func(s *State) { s.Lost = nil },
+		"confirmed batch telemetry 3 is":                     func(s *State) { s.Batches = s.Batches[:2] },
+		"batch telemetry 3 has 7 samples":                    func(s *State) { s.Batches[2].Samples = 7 },
+		"telemetry 3 has 9 samples":                          func(s *State) { s.Journal[0].Samples = 1 },
+		"telemetry 4 has 4 samples":                          func(s *State) { s.Journal[0].Samples = 4 },
+		"telemetry 4 has 0 samples":                          func(s *State) { s.Journal = nil },
+		"4 is given next, 4 is in use":                       func(s *State) { s.Next[buffer.Telemetry] = 4 },
+		"the last 1.4s before the cut":                       func(s *State) { s.Journal[0].Last = 1e8 },
 	} {
 		s := sound()
 		change(s)
