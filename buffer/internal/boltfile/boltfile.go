@@ -105,8 +105,10 @@ func readMeta(r io.ReaderAt, size, id int64) (*Snapshot, error) {
 // Transaction is the number of the transaction that the snapshot shows; a new file's first one is 2.
 func (s *Snapshot) Transaction() uint64 { return s.txid }
 
-// Used is where the pages end that the state may refer to.
-func (s *Snapshot) Used() int64 { return int64(min(s.highest, uint64(s.size)/PageSize)) * PageSize }
+// Used is where the pages end that the state may refer to; in a file that was cut off, behind its end.
+func (s *Snapshot) Used() int64 { return int64(min(s.highest, maxPages)) * PageSize }
+
+const maxPages = 1 << 40
 
 // Moved says whether the file has committed since the snapshot was taken; then a page it read may have been reused.
 func (s *Snapshot) Moved() bool {
