@@ -36,6 +36,7 @@ check: ## gofmt and go vet, for this machine and for the vehicles
 
 test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
 	$(RACE) -skip '^TestVcan' -timeout 15m $$(go list ./... | grep -v '/test/vm$$')
+	WAYBILL_WEEKS=500 go run ./test/gotest -run '^Test(RandomWeeks|WeekRepeats|PlantedBugs)$$' ./test/sim
 	.ci/test-arm $(VEHICLE)
 	.ci/fuzz $(FUZZTIME)
 

@@ -253,7 +253,7 @@ func block(b []byte, at, size int) []byte {
 // The process never dies; what comes out is what went in; every batch whose record is whole in its lane's folder comes
 // out; every other one is reported; numbers go on; the queue takes and gives new batches.
 func TestCorruption(t *testing.T) {
-	n := 25
+	n := 10
 	if testing.Short() {
 		n = 1
 	}

@@ -19,6 +19,7 @@ type Queue interface {
 	CleanStop() bool
 	Recovered() []buffer.JournalEntry
 	Reserve(l buffer.Lane) uint64
+	Stored(l buffer.Lane, seq uint64) bool
 	Commit(batches []buffer.Record, journal []buffer.JournalEntry) error
 	Next(l buffer.Lane, from uint64) (buffer.Record, error)
 	Release(l buffer.Lane, r ...buffer.Range) error
@@ -166,6 +167,13 @@ func (m *Memory) Reserve(l buffer.Lane) uint64 {
 	}
 	ln.next++
 	return ln.next - 1
+}
+
+// Stored says whether a batch is stored, or was.
+func (m *Memory) Stored(l buffer.Lane, seq uint64) bool {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	return l.Valid() && m.stored(l, seq)
 }
 
 // Commit stores batches and journal entries.
@@ -375,9 +383,6 @@ func (m *Memory) Close() error {
 		return nil
 	}
 	m.persist()
-	for l, ln := range m.lanes {
-		m.d.lanes[l].next = max(m.d.lanes[l].next, ln.next)
-	}
 	m.closed, m.d.open, m.d.clean = true, nil, true
 	return nil
 }

@@ -205,8 +205,15 @@ func testRelease(t *testing.T, d Disks) {
 	}
 	q = p.open(t)
 	wantSeqs(t, "after Close", Drain(t, q, tele, 0))
-	if seq := q.Reserve(tele); seq <= late {
-		t.Errorf("Reserve gave %d again", seq)
+	next := q.Reserve(tele)
+	if next <= late {
+		t.Errorf("Reserve gave %d again", next)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if seq := p.open(t).Reserve(tele); seq != next { // else it would be missing at the receiver, and nothing would say why
+		t.Errorf("a number that never reached the disk was %d, and after Close it is %d", next, seq)
 	}
 }
 

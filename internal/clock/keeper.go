@@ -328,16 +328,18 @@ func joinWords(a, b string) string {
 	return a + "; " + b
 }
 
-// suspended begins a piece. What was known before holds on, with more doubt, until somebody knows better.
+// suspended begins a piece. What was known before holds on, with more doubt, until somebody knows better. It is urgent: a
+// process that begins anew in this boot must know of the suspend, or what GPS says after it would be taken for the time
+// before it.
 func (k *Keeper) suspended(at, asleep int64) Change {
 	k.suspends++
 	k.fixes, k.ended = fixes{}, fixes{}
-	change := Change{Why: fmt.Sprintf("the computer slept for %v", time.Duration(asleep).Round(time.Millisecond))}
+	change := Change{Urgent: true, Why: fmt.Sprintf("the computer slept for %v", time.Duration(asleep).Round(time.Millisecond))}
 	last, ok := k.track.last()
 	k.track.rupture(rupture{boot: at, gap: suspendGap})
-	if ok && last.trusted() && at > last.boot {
+	if ok && at > last.boot {
 		unix, doubt, _ := k.track.predict(at)
-		k.track.points = append(k.track.points, point{at, unix, doubt, last.source, true})
+		k.track.points = append(k.track.points, point{at, unix, min(doubt, Unbounded), last.source, true})
 		k.track.thin()
 		k.revision++
 		change.Record = true

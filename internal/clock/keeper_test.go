@@ -256,6 +256,27 @@ func TestSuspendBeginsAPiece(t *testing.T) {
 	}
 }
 
+// A suspend before anybody vouches for the time, and a process that begins anew after it: what GPS says then is not
+// taken for the time before the suspend, whose length the kernel reckons.
+func TestSuspendOutlivesTheProcess(t *testing.T) {
+	b := newBench(t, KeeperOptions{})
+	b.system(minute, 0, false)
+	b.mono = hour
+	if c := b.system(hour+minute+5*second, hour, false); !c.Record || !c.Urgent {
+		t.Errorf("%+v", c)
+	}
+	again := newBench(t, KeeperOptions{Record: b.Record()})
+	again.mono = hour
+	again.system(hour+2*minute, hour+minute, false)
+	again.fixes(hour+10*minute, 20, 700e6) // the kernel reckoned the sleep 700 ms too short
+	if d := again.at(minute, 700e6, fromGPS); d < suspendGap {
+		t.Errorf("before the suspend ±%v", time.Duration(d))
+	}
+	if d := again.at(hour+2*minute, 700e6, fromGPS); d > 2*doubt {
+		t.Errorf("after a fix ±%v", time.Duration(d))
+	}
+}
+
 func TestLeapSecond(t *testing.T) {
 	b := newBench(t, KeeperOptions{})
 	b.fixes(minute, 60, 0) // the last of them names second 60, which is the next day's 0

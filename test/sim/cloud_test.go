@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybill-telematics/waybill/buffer"
+	"github.com/waybill-telematics/waybill/buffer/buffertest"
 	"github.com/waybill-telematics/waybill/fleet/ingest"
 	"github.com/waybill-telematics/waybill/fleet/store"
 	"github.com/waybill-telematics/waybill/pipeline"
@@ -138,7 +139,7 @@ func payloads(t testing.TB, queue *buffer.Queue, lane buffer.Lane, clocks func([
 }
 
 // pipelineQueue is the queue as the pipeline sees it.
-type pipelineQueue struct{ q *buffer.Queue }
+type pipelineQueue struct{ q buffertest.Queue }
 
 func (p pipelineQueue) Epoch() uint64                        { return p.q.Epoch() }
 func (p pipelineQueue) Reserve(lane telemetrypb.Lane) uint64 { return p.q.Reserve(buffer.Lane(lane)) }
@@ -157,4 +158,12 @@ func (p pipelineQueue) Commit(sealed []pipeline.Sealed, journal []pipeline.Journ
 		entries = append(entries, buffer.JournalEntry{Lane: buffer.Lane(j.Lane), Seq: j.Seq, Boot: j.BootID, BootCount: j.BootCount, Catalogue: j.Catalogue, Bytes: j.Bytes})
 	}
 	return p.q.Commit(batches, entries)
+}
+
+// recoveredJournal is what a crash left in the queue's journal, as the pipeline takes it.
+func recoveredJournal(q buffertest.Queue) (journal []pipeline.Journal) {
+	for _, e := range q.Recovered() {
+		journal = append(journal, pipeline.Journal{Lane: telemetrypb.Lane(e.Lane), Seq: e.Seq, Epoch: e.Epoch, BootID: e.Boot, BootCount: e.BootCount, Catalogue: e.Catalogue, Bytes: e.Bytes})
+	}
+	return journal
 }

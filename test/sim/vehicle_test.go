@@ -113,11 +113,7 @@ func (v *vehicle) begin() {
 		MemoryBytes: 64 << 20,
 	}, v.selection, pipelineQueue{v.queue})
 	check(err)
-	var journal []pipeline.Journal
-	for _, e := range v.queue.Recovered() {
-		journal = append(journal, pipeline.Journal{Lane: telemetrypb.Lane(e.Lane), Seq: e.Seq, Epoch: e.Epoch, BootID: e.Boot, BootCount: e.BootCount, Catalogue: e.Catalogue, Bytes: e.Bytes})
-	}
-	check(v.pipe.Recover(journal))
+	check(v.pipe.Recover(recoveredJournal(v.queue)))
 	v.can, v.gps = v.pipe.Source("can:can0", 8), v.pipe.Source("gps:gps0", 8)
 	v.times, err = clock.OpenTimekeeper(clock.TimekeeperOptions{
 		Dir: v.dir, BootID: v.id, BootCount: uint32(v.boots), Built: built, Write: writeFile, Emit: v.emit, Log: slog.New(slog.DiscardHandler),
