@@ -72,7 +72,7 @@ object per interval:
 	flags.BoolVar(&f.insecureListen, "insecure-listen", false, "allow the embedded broker on an address that others can reach")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
-	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 5m")
+	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
 	return cmd
 }
 

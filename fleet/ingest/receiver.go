@@ -60,7 +60,7 @@ type ReceiverOptions struct {
 	TLS         func() (*tls.Config, error)
 
 	BackoffBase time.Duration // 0: 2 s
-	BackoffCap  time.Duration // 0: 5 min
+	BackoffCap  time.Duration // 0: 15 s, or BackoffBase if that is more: a fleet waits, and there are few receivers
 	Log         *slog.Logger  // nil: nothing is logged
 }
 
@@ -104,7 +104,7 @@ func NewReceiver(o ReceiverOptions, a Applier) (*Receiver, error) {
 		o.BackoffBase = 2 * time.Second
 	}
 	if o.BackoffCap == 0 {
-		o.BackoffCap = 5 * time.Minute
+		o.BackoffCap = max(15*time.Second, o.BackoffBase)
 	}
 	if err := o.Check(); err != nil {
 		return nil, err
