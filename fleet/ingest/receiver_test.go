@@ -204,7 +204,7 @@ func TestBackoffIsJitterUnderACeiling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for failures, ceiling := range map[int]time.Duration{0: 2 * time.Second, 3: 16 * time.Second, 8: 15 * time.Second, 1000: 5 * time.Minute} {
+	for failures, ceiling := range map[int]time.Duration{0: 2 * time.Second, 2: 8 * time.Second, 8: 15 * time.Second, 1000: 15 * time.Second} {
 		low, high := time.Hour, time.Duration(0)
 		for range 2000 {
 			d := r.backoff(failures)
