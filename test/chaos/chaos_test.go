@@ -103,6 +103,7 @@ func TestChaos(t *testing.T) {
 			b, addr := start(t)
 			restarts := map[string]int{"mochi": 20, "mosquitto": 20, "rabbitmq": 2, "hivemq": 2}[name] // in a hundred accidents; some brokers take half a minute for one
 			c := newCourse(t, b, addr, seed)
+			c.ordered = name == "mosquitto"
 			c.run(number(t, "WAYBILL_CHAOS_BATCHES", 4000), number(t, "WAYBILL_CHAOS_LOSSES", 25), restarts)
 		})
 	}
@@ -122,6 +123,7 @@ type course struct {
 
 	added    map[telemetrypb.Lane]int
 	bytes    int  // of the batches added
+	ordered  bool // the broker deals with one packet after another, whatever connection it came by
 	forgot   bool // a broker died without its sessions: what it acknowledged may come late
 	happened map[string]int
 }
@@ -337,7 +339,9 @@ func (c *course) check(goroutines int, heap uint64) {
 			t.Errorf("lane %s: %d batches in the store, %d were taken in", telemetrypb.LaneName(lane), stored[lane], n)
 		}
 	}
-	if late > 0 && !c.forgot {
+	// Only Mosquitto is one thread. With the others, what a dead connection had sent may still be on its way while the next one
+	// sends what is new: a few a loss, never more.
+	if most := int(state.Losses); late > 0 && !c.forgot && (c.ordered || late > most) {
 		t.Errorf("%d batches arrived after a later one of their kind, though no broker forgot any", late)
 	}
 	if most := state.Losses * inFlight * payload; state.BatchesResent*uint64(c.bytes/len(order)) > most {
