@@ -134,6 +134,9 @@ func childMain(dir string, kill int) error {
 func child(t *testing.T, dir string, step int) (killed bool) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
+	if run := os.Getenv("WAYBILL_TEST_EXEC"); run != "" { // an emulator
+		cmd = exec.Command(run, os.Args[0])
+	}
 	cmd.Env = append(os.Environ(), childEnv+"="+dir+" "+strconv.Itoa(step))
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
