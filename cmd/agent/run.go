@@ -207,6 +207,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 		a.drain(ctx)
 	}
 	uplinkStage.stop()
+	a.keepBoot()
 	for {
 		select {
 		case err := <-failed:
