@@ -13,25 +13,30 @@ import (
 // A journal entry's bytes, numbers as in protobuf (uvarint; varint: zigzag before):
 //
 //	┌──────────┬─────────────────────────────┬──────┬──────┬───
-//	│ 2 (byte) │ samples before it (uvarint) │ row  │ row  │ …
+//	│ 3 (byte) │ samples before it (uvarint) │ row  │ row  │ …
 //	└──────────┴─────────────────────────────┴──────┴──────┴───
-//	row := uvarint   zigzag(signal − signal of the row before − 1) << 2 | another kind << 1 | another time
+//	row := uvarint   number << 1: of the signal after that of the row before, at the same time, of the same kind, which
+//	                 is not text
+//	    or uvarint   zigzag(signal − signal of the row before − 1) << 3 | another kind << 2 | another time << 1 | 1
 //	       byte      kind, if it is another than in the row before
 //	       varint    time − time of the row before, if it is another
-//	       int: varint; uint: uvarint; float: uvarint of its 8 bytes, last first; text: uvarint length, bytes
+//	       uvarint   number; text: its length, then its bytes
 //
-// Before the first row stand signal 0, time 0 and kind 0. The rows are as they came and nothing is predicted: an entry
-// lives for seconds, a commit costs about 20 KB of flash whatever it holds, and the batch is encoded when it is sealed.
+// The number of an int is its zigzag, of a float its 8 bytes, last first. Before the first row stand signal 0, time 0 and
+// kind 0. The rows are as they came and nothing is predicted: an entry lives for seconds, a commit costs about 20 KB of
+// flash whatever it holds, and the batch is encoded when it is sealed. The short row is for the signals of one frame: it keeps a
+// second of 1,000 samples within a page.
 //
 // The number of samples before it makes an entry that was committed although the disk said no, and then committed again
 // with what had come meanwhile, harmless: the later entry stands for the earlier one.
 //
-// Format 1, a columnar body, was in no release; its entries are damaged ones.
-const journalFormat = 2
+// Formats 1 and 2 were in no release; their entries are damaged ones.
+const journalFormat = 3
 
 // Flags of a row.
 const (
-	otherTime = 1 << iota
+	longRow = 1 << iota
+	otherTime
 	otherKind
 	rowFlags = iota // bits
 )
@@ -43,7 +48,21 @@ func AppendJournal(dst []byte, before int, samples []telemetrypb.Sample) []byte 
 	signal, kind, at := uint32(0), telemetrypb.KindNone, int64(0)
 	for i := range samples {
 		s := &samples[i]
-		tag := zigzag(int64(s.Signal)-int64(signal)-1) << rowFlags
+		number := s.Bits
+		switch s.Kind {
+		case telemetrypb.KindInt:
+			number = zigzag(int64(s.Bits))
+		case telemetrypb.KindFloat:
+			number = bits.ReverseBytes64(s.Bits)
+		case telemetrypb.KindString:
+			number = uint64(len(s.Str))
+		}
+		if s.Signal == signal+1 && s.Time == at && s.Kind == kind && kind != telemetrypb.KindString && number < 1<<63 {
+			dst = appendUvarint(dst, number<<1)
+			signal++
+			continue
+		}
+		tag := zigzag(int64(s.Signal)-int64(signal)-1)<<rowFlags | longRow
 		signal = s.Signal
 		if s.Time != at {
 			tag |= otherTime
@@ -60,15 +79,9 @@ func AppendJournal(dst []byte, before int, samples []telemetrypb.Sample) []byte 
 			dst = appendUvarint(dst, zigzag(s.Time-at))
 			at = s.Time
 		}
-		switch kind {
-		case telemetrypb.KindInt:
-			dst = appendUvarint(dst, zigzag(int64(s.Bits)))
-		case telemetrypb.KindFloat:
-			dst = appendUvarint(dst, bits.ReverseBytes64(s.Bits))
-		case telemetrypb.KindString:
-			dst = append(appendUvarint(dst, uint64(len(s.Str))), s.Str...)
-		default:
-			dst = appendUvarint(dst, s.Bits)
+		dst = appendUvarint(dst, number)
+		if kind == telemetrypb.KindString {
+			dst = append(dst, s.Str...)
 		}
 	}
 	return dst
@@ -117,7 +130,7 @@ func (r *journalReader) take(n uint64) []byte {
 }
 
 // DecodeJournal appends the samples of a journal entry to dst, ordered by signal and, within it, as they came. Memory grows
-// only with what is there: a row has two bytes at least.
+// only with what is there: a row has a byte at least.
 func DecodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples []telemetrypb.Sample, err error) {
 	if len(b) == 0 || b[0] != journalFormat {
 		return 0, dst, fmt.Errorf("journal entry of %d bytes: not of format %d: %w", len(b), journalFormat, telemetrypb.ErrMalformed)
@@ -132,25 +145,31 @@ func DecodeJournal(dst []telemetrypb.Sample, b []byte) (before uint64, samples [
 	signal, kind, at := int64(0), telemetrypb.KindNone, int64(0)
 	for len(r.b) > 0 {
 		tag := r.uvarint()
-		signal += unzigzag(tag>>rowFlags) + 1
-		if tag&otherKind != 0 {
-			if one := r.take(1); len(one) == 1 {
-				kind = telemetrypb.Kind(one[0])
+		number := tag >> 1
+		if tag&longRow == 0 {
+			signal++
+			r.bad = r.bad || kind == telemetrypb.KindString
+		} else {
+			signal += unzigzag(tag>>rowFlags) + 1
+			if tag&otherKind != 0 {
+				if one := r.take(1); len(one) == 1 {
+					kind = telemetrypb.Kind(one[0])
+				}
 			}
+			if tag&otherTime != 0 {
+				at += unzigzag(r.uvarint())
+			}
+			number = r.uvarint()
 		}
-		if tag&otherTime != 0 {
-			at += unzigzag(r.uvarint())
-		}
-		s := telemetrypb.Sample{Signal: uint32(signal), Kind: kind, Time: at}
+		s := telemetrypb.Sample{Signal: uint32(signal), Kind: kind, Time: at, Bits: number}
 		switch kind {
 		case telemetrypb.KindInt:
-			s.Bits = uint64(unzigzag(r.uvarint()))
+			s.Bits = uint64(unzigzag(number))
 		case telemetrypb.KindUint:
-			s.Bits = r.uvarint()
 		case telemetrypb.KindFloat:
-			s.Bits = bits.ReverseBytes64(r.uvarint())
+			s.Bits = bits.ReverseBytes64(number)
 		case telemetrypb.KindString:
-			s.Str = string(r.take(r.uvarint()))
+			s.Bits, s.Str = 0, string(r.take(number))
 		default:
 			r.bad = true
 		}

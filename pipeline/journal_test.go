@@ -18,6 +18,9 @@ func oddSamples() []telemetrypb.Sample {
 		telemetrypb.FloatSample(1, 5, math.NaN()), telemetrypb.FloatSample(1, 5, math.Inf(-1)), telemetrypb.FloatSample(2, 4, math.Copysign(0, -1)),
 		telemetrypb.FloatSample(2, 4, math.Float64frombits(0xfff8dead0000beef)), telemetrypb.StringSample(3, 4, ""),
 		telemetrypb.StringSample(3, -4, "\xff\x00é"), telemetrypb.UintSample(9, 1e12, 1<<63), telemetrypb.IntSample(9, 0, 1),
+		telemetrypb.IntSample(10, 0, -1), telemetrypb.IntSample(11, 0, math.MinInt64), telemetrypb.IntSample(12, 0, math.MaxInt64/2),
+		telemetrypb.UintSample(13, 0, 1<<63-1), telemetrypb.UintSample(14, 0, 1<<63), telemetrypb.FloatSample(15, 0, 1.5), telemetrypb.FloatSample(16, 0, -2),
+		telemetrypb.FloatSample(17, 0, math.NaN()), telemetrypb.StringSample(18, 0, "a"), telemetrypb.StringSample(19, 0, "b"),
 	}
 }
 
@@ -51,13 +54,15 @@ func TestJournalRefuses(t *testing.T) {
 		"another format":         {1, 0},
 		"no number":              {journalFormat},
 		"a number too large":     {journalFormat, 0xff, 0xff, 0xff, 0xff, 0x7f},
-		"signal 0":               append([]byte{journalFormat, 0}, 1<<rowFlags|otherKind, 1, 0), // −1, that is signal 0
-		"signal of 33 bits":      append([]byte{journalFormat, 0}, append(appendUvarint(nil, 1<<33<<rowFlags|otherKind), 1, 0)...),
-		"kind 0":                 {journalFormat, 0, 0, 0},
-		"kind 5":                 {journalFormat, 0, otherKind, 5, 0},
-		"a text of 10^12 bytes":  append([]byte{journalFormat, 0, otherKind, byte(telemetrypb.KindString)}, appendUvarint(nil, 1e12)...),
-		"a number of eleven":     append([]byte{journalFormat, 0, otherKind, 2}, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1),
-		"a row that is cut off":  {journalFormat, 0, otherKind | otherTime, 1, 2},
+		"signal 0":               append([]byte{journalFormat, 0}, 1<<rowFlags|longRow|otherKind, 1, 0), // −1, that is signal 0
+		"signal of 33 bits":      append([]byte{journalFormat, 0}, append(appendUvarint(nil, 1<<33<<rowFlags|longRow|otherKind), 1, 0)...),
+		"kind 0":                 {journalFormat, 0, longRow, 0},
+		"no kind yet":            {journalFormat, 0, 0},
+		"text in a short row":    {journalFormat, 0, longRow | otherKind, byte(telemetrypb.KindString), 0, 0},
+		"kind 5":                 {journalFormat, 0, longRow | otherKind, 5, 0},
+		"a text of 10^12 bytes":  append([]byte{journalFormat, 0, longRow | otherKind, byte(telemetrypb.KindString)}, appendUvarint(nil, 1e12)...),
+		"a number of eleven":     append([]byte{journalFormat, 0, longRow | otherKind, 2}, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1),
+		"a row that is cut off":  {journalFormat, 0, longRow | otherKind | otherTime, 1, 2},
 		"2^20 before and a half": appendUvarint([]byte{journalFormat}, telemetrypb.MaxSamples+1),
 	} {
 		var was, is runtime.MemStats
@@ -73,7 +78,7 @@ func TestJournalRefuses(t *testing.T) {
 	}
 }
 
-// A journal that a second fills at 1,000 samples/s is a fraction of the 20 KB that its commit costs anyhow.
+// A journal that a second fills at 1,000 samples/s fits a page, beside its heads.
 func TestJournalIsSmallBesideACommit(t *testing.T) {
 	var samples []telemetrypb.Sample
 	for frame := range 125 {
@@ -82,7 +87,7 @@ func TestJournalIsSmallBesideACommit(t *testing.T) {
 			samples = append(samples, telemetrypb.IntSample(uint32(frame%10*8+k+1), at, int64(frame*k*31%4096)-2048))
 		}
 	}
-	if n := len(AppendJournal(nil, 0, samples)); n > 12<<10/3 {
+	if n := len(AppendJournal(nil, 0, samples)); n > 3<<10 {
 		t.Errorf("%d bytes for %d samples", n, len(samples))
 	}
 	buf := make([]byte, 0, 16<<10)
@@ -95,7 +100,7 @@ func TestJournalIsSmallBesideACommit(t *testing.T) {
 func FuzzDecodeJournal(f *testing.F) {
 	f.Add(AppendJournal(nil, 3, oddSamples()))
 	f.Add(AppendJournal(nil, 0, nil))
-	f.Add([]byte{journalFormat, 0, otherKind, 5, 0})
+	f.Add([]byte{journalFormat, 0, longRow | otherKind, 5, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before, samples, err := DecodeJournal(nil, b)
 		if err != nil {

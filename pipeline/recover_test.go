@@ -149,13 +149,13 @@ func TestRecoverSealsUnderTheSeqAndBootOfTheJournal(t *testing.T) {
 // TestRecoverDamage names the damage and what survives it.
 func TestRecoverDamage(t *testing.T) {
 	entry := func(seq uint64, before byte, values ...int64) pipeline.Journal {
-		b := []byte{2, before}
+		b := []byte{3, before}
 		at := int64(0)
 		for i, v := range values { // byte by byte, as the format's comment has it
 			if i == 0 {
-				b = append(binary.AppendUvarint(b, 2*(speed-1)<<2|3), byte(telemetrypb.KindInt)) // another kind, another time
+				b = append(binary.AppendUvarint(b, 2*(speed-1)<<3|7), byte(telemetrypb.KindInt)) // another kind, another time
 			} else {
-				b = append(b, 1<<2|1) // the same signal, another time
+				b = append(b, 1<<3|3) // the same signal, another time
 			}
 			b = binary.AppendVarint(binary.AppendVarint(b, v*1e6-at), v)
 			at = v * 1e6
@@ -256,10 +256,10 @@ func TestRecoverSplitsWhatIsTooLong(t *testing.T) {
 
 // FuzzRecover: whatever stands in the journal, recovery ends, commits sound batches and settles the seq.
 func FuzzRecover(f *testing.F) {
-	entry := []byte{2, 0, 3, byte(telemetrypb.KindInt), 10, 12, 2, byte(telemetrypb.KindString), 1, 'x'} // signal 1 at 5: 6; signal 2: x
+	entry := []byte{3, 0, 7, byte(telemetrypb.KindInt), 10, 12, 5, byte(telemetrypb.KindString), 1, 'x'} // signal 1 at 5: 6; signal 2: x
 	f.Add(entry, entry)
 	f.Add(entry[:len(entry)-1], []byte{})
-	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f}, []byte{2})
+	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f}, []byte{3})
 	sel := selection(f)
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		q := pipelinetest.NewQueue(1)
