@@ -259,7 +259,7 @@ func seedOf(t *testing.T) uint64 {
 func TestPowerCut(t *testing.T) {
 	lives, states, controls := 7, 160, 20
 	if testing.Short() {
-		lives, states, controls = 4, 40, 12
+		lives, states, controls = 4, 20, 12
 	}
 	all := os.Getenv("WAYBILL_POWERCUT_STATES")
 	if n, err := strconv.Atoi(all); err == nil {
