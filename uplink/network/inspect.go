@@ -17,4 +17,3 @@ func (l *Links) States() []LinkState {
 	}
 	return out
 }
-
