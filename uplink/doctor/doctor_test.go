@@ -12,11 +12,13 @@ import (
 	"testing"
 	"time"
 
+	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/waybill-telematics/waybill/test/deps"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/doctor"
+	"github.com/waybill-telematics/waybill/uplink/network"
 	"github.com/waybill-telematics/waybill/uplink/profile"
 )
 
@@ -180,6 +182,10 @@ func TestBrokenWays(t *testing.T) {
 			p.system = func() time.Time { return time.Unix(1000, 0) }
 			p.now = func() (time.Time, bool) { return time.Unix(1000, 0), false }
 		}, "clock", []string{"1970-01-01", "NTP", "GPS", "battery"}, "FAIL tls; ok tcp; skipped connect"},
+		{"no link is up", b.secured(), func(p *patient) { p.links = []network.Link{{Name: "lte", Interface: "nosuch0"}} }, "links",
+			[]string{"lte: interface nosuch0 is not there", "uplink.links"}, "ok clock credentials; skipped dns tcp proxy tls connect"},
+		{"no websocket", b.plain(), func(p *patient) { p.url = "ws://" + web.Listener.Addr().String() + "/wrong" }, "connect",
+			[]string{"opens no websocket", "403", "/mqtt"}, "ok tcp; skipped subscribe"},
 		{"proxy that refuses", b.secured(), func(p *patient) { p.proxy = proxyTo(web.URL) }, "proxy",
 			[]string{"403", "CONNECT", b.secure, "allow"}, "ok tcp; skipped tls connect"},
 		{"proxy that is not there", b.secured(), func(p *patient) { p.proxy = proxyTo("http://car:" + secret + "@127.0.0.1:" + freePort(t)) }, "tcp",
@@ -192,6 +198,59 @@ func TestBrokenWays(t *testing.T) {
 			wantFailed(t, steps, c.step, c.words...)
 			wantResults(t, steps, c.others)
 		})
+	}
+}
+
+// TestOneLinkOfTwo: the one that is up is taken, the other one named.
+func TestOneLinkOfTwo(t *testing.T) {
+	b := newBench(t)
+	p := b.plain()
+	p.links = []network.Link{{Name: "wifi", Interface: "nosuch0"}, {Name: "any", Priority: 1}}
+	p.change = func(o *doctor.Options) { o.Uplink.Ack = uplink.AckPuback }
+	steps := examine(t, p)
+	wantResults(t, steps, "ok links tcp connect publish")
+	if found := steps["links"].Found; !strings.Contains(found, "up: any") || !strings.Contains(found, "down: wifi") {
+		t.Errorf("links: %s", found)
+	}
+}
+
+// TestAsVehicleLeavesWhatWaits: a command that waits for the vehicle at the broker is there after the doctor took its
+// place, and the session has no other life than before.
+func TestAsVehicleLeavesWhatWaits(t *testing.T) {
+	b := newBench(t)
+	got := make(chan string, 4)
+	connect := func(id string) mqtt.Client {
+		o := mqtt.NewClientOptions().AddBroker(b.broker.URL()).SetClientID(id).SetCleanSession(false).SetAutoReconnect(false).SetProtocolVersion(4)
+		o.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { got <- string(m.Payload()) })
+		c := mqtt.NewClient(o)
+		await(t, c.Connect())
+		return c
+	}
+	car := connect("car-1")
+	await(t, car.Subscribe("wb1/acme/car-1/down/command", 1, nil))
+	car.Disconnect(100)
+	ops := connect("ops")
+	await(t, ops.Publish("wb1/acme/car-1/down/command", 1, false, "open the doors"))
+	ops.Disconnect(100)
+	p := b.plain()
+	p.change = func(o *doctor.Options) { o.Uplink.Ack, o.AsVehicle = uplink.AckPuback, true }
+	wantResults(t, examine(t, p), "ok connect subscribe publish size limits")
+	car = connect("car-1")
+	defer car.Disconnect(100)
+	select {
+	case text := <-got:
+		if text != "open the doors" {
+			t.Errorf("got %q", text)
+		}
+	case <-time.After(patience):
+		t.Error("the command is gone")
+	}
+}
+
+func await(t testing.TB, token mqtt.Token) {
+	t.Helper()
+	if !token.WaitTimeout(patience) || token.Error() != nil {
+		t.Fatal(token.Error())
 	}
 }
 

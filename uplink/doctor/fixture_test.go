@@ -147,6 +147,7 @@ type patient struct {
 	system   func() time.Time
 	proxy    func(string) (*url.URL, error)
 	resolver *net.Resolver
+	links    []network.Link
 	change   func(*doctor.Options)
 }
 
@@ -170,7 +171,7 @@ func (p patient) options(t testing.TB) doctor.Options {
 	creds := credential.New(p.creds)
 	alarms := alarm.NewBoard(func() int64 { return 1 }, slog.New(slog.DiscardHandler))
 	links := func(proxy func(string) (*url.URL, error)) *network.Links {
-		l, err := network.New(network.Options{Proxy: proxy, Resolver: p.resolver, Boot: func() int64 { return 1 }, Now: p.now, Alarms: alarms, Log: slog.New(slog.DiscardHandler)})
+		l, err := network.New(network.Options{Links: p.links, Proxy: proxy, Resolver: p.resolver, Boot: func() int64 { return 1 }, Now: p.now, Alarms: alarms, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +179,7 @@ func (p patient) options(t testing.TB) doctor.Options {
 	}
 	with := links(p.proxy)
 	o := doctor.Options{
-		Uplink: uplink.Options{URL: p.url, Tenant: "acme", Device: "car-1", Insecure: strings.HasPrefix(p.url, "tcp:"), Topics: []string{"down/command"},
+		Uplink: uplink.Options{URL: p.url, Tenant: "acme", Device: "car-1", Insecure: strings.HasPrefix(p.url, "tcp:") || strings.HasPrefix(p.url, "ws:"), Topics: []string{"down/command"},
 			TLS: creds.TLS, Explain: creds.Explain, Dial: with.Dial},
 		Certificate: p.creds.Cert != "", Expiring: creds.Expiring, Links: with.States,
 		Clock: func() doctor.Clock {

@@ -58,7 +58,12 @@ func (q *question5) ask(ctx context.Context, conn net.Conn) (a answer5, err erro
 		return a, err
 	}
 	kind, body, err := readPacket(conn)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return a, ctx.Err()
+	case ended(err): // as RabbitMQ before 3.13 does
+		return a, errNotSpoken
+	case err != nil:
 		return a, fmt.Errorf("CONNACK: %w", err)
 	}
 	if kind>>4 != packetConnack {

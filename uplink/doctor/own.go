@@ -57,6 +57,9 @@ func (x *examination) credentials() {
 		x.fail(StepCredentials, text, remedy)
 		return
 	}
+	if user == "" && password == "" && !(x.o.Certificate && x.trial.Secure()) {
+		found = append(found, "none: the broker has to let anybody in")
+	}
 	if o.Explain != nil && o.Explain() != "" {
 		found = append(found, o.Explain())
 	}
@@ -73,9 +76,6 @@ func (x *examination) credentials() {
 		if text := x.o.Expiring(); text != "" {
 			found = append(found, "SOON: "+text)
 		}
-	}
-	if len(found) == 0 {
-		found = append(found, "none: the broker has to let anybody in")
 	}
 	x.ok(StepCredentials, strings.Join(found, "; "))
 }
