@@ -95,7 +95,7 @@ func (x *examination) reportPublish(d delivery, told answer5, told5 error) bool 
 	remedy := fmt.Sprintf("allow this vehicle to publish on %s in the broker's ACL (policy, topic permission)%s", x.trial.Topic("up/#"), x.asOther())
 	switch {
 	case errors.Is(d.err, context.DeadlineExceeded):
-		x.fail(StepPublish, fmt.Sprintf("no PUBACK for a publish on %s", topic), "the broker is overloaded, or waits for somebody else (a bridge, a rule engine, a plugin): look at its log")
+		x.fail(StepPublish, fmt.Sprintf("no PUBACK for a publish on %s", topic), "its ACL denies the publish and it says nothing ("+remedy+"), or it is overloaded, or waits for somebody else (a bridge, a rule engine, a plugin): look at its log")
 	case d.err != nil:
 		x.fail(StepPublish, fmt.Sprintf("the broker ends the connection at a publish on %s, as one does whose ACL denies it (%v)", topic, d.err), x.takenBack()+remedy)
 	case told5 == nil && d.receipt == nil && told.Reason == reasonNotAuthorised:

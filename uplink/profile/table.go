@@ -60,7 +60,7 @@ func table() []Profile {
 			Hints: map[string]string{
 				"connect":   "the user needs access to the virtual host; guest gets in from the loopback only; with ssl_cert_login the user is taken from the certificate",
 				"subscribe": "the user needs configure, write and read on queues mqtt-subscription-*, read on amq.topic, and the topic permission for wb1.….down.#",
-				"publish":   "a denied publish closes the connection: write on amq.topic, and the topic permission for wb1.….up.#",
+				"publish":   "the user needs write on amq.topic, and the topic permission for wb1.….up.#; a denied publish closes the connection, or gets no PUBACK (3.10, without write on amq.topic)",
 				"size":      "mqtt.max_packet_size_authenticated, and max_message_size",
 			},
 		},
