@@ -141,13 +141,24 @@ func (x *examination) report(s Step) {
 	s.Took = float64(time.Since(x.began).Microseconds()) / 1000
 	if s.Result == Failed {
 		x.failed[s.Name] = true
-		if p := x.o.Profile; p != nil && p.Hints[s.Name] != "" {
-			s.Hint = p.Title + ": " + p.Hints[s.Name]
-		}
+		s.Hint = x.hint(s.Name)
 	}
 	x.steps = append(x.steps, s)
 	x.o.Report(s)
 	x.began = time.Now()
+}
+
+// hint is what a failed step commonly means with this maker's broker.
+func (x *examination) hint(step string) string {
+	p := x.o.Profile
+	switch {
+	case p == nil:
+	case p.Hints[step] != "":
+		return p.Title + ": " + p.Hints[step]
+	case step == StepTCP && x.proxy == nil:
+		return p.Title + ": its ports are usually " + p.Ports
+	}
+	return ""
 }
 
 func (x *examination) ok(name, found string) { x.report(Step{Name: name, Result: OK, Found: found}) }

@@ -255,7 +255,7 @@ func await(t testing.TB, token mqtt.Token) {
 }
 
 // short is for what ends by a step's time.
-func short(o *doctor.Options) { o.Timeout = 3 * time.Second }
+func short(o *doctor.Options) { o.Timeout = 6 * time.Second }
 
 func proxyTo(text string) func(string) (*url.URL, error) {
 	return func(string) (*url.URL, error) { return url.Parse(text) }
@@ -389,11 +389,11 @@ func TestPayloadIsTooLarge(t *testing.T) {
 		"message_size_limit 20000": {"acknowledged and does not arrive", "payload_bytes", "32KiB"},
 		"max_packet_size 20000":    {"ends the connection at a publish of 66048 bytes", "payload_bytes", "32KiB"},
 	} {
-		t.Run(rule, func(t *testing.T) {
+		t.Run(strings.Fields(rule)[0], func(t *testing.T) {
 			b := newBench(t, rule)
 			startStore(t, b.broker.URL(), nil)
 			p := b.plain()
-			p.change = short
+			p.change = func(o *doctor.Options) { o.Timeout = 12 * time.Second }
 			steps := examine(t, p)
 			wantFailed(t, steps, "size", words...)
 			wantResults(t, steps, "ok publish receipt")

@@ -186,7 +186,7 @@ func (p patient) options(t testing.TB) doctor.Options {
 			now, vouched := p.now()
 			return doctor.Clock{System: p.system(), Known: now, Vouched: vouched}
 		},
-		Proxy: p.proxy, Direct: links(nil).Dial, Resolver: p.resolver, Timeout: 2 * time.Second * 6,
+		Proxy: p.proxy, Direct: links(nil).Dial, Resolver: p.resolver, Timeout: time.Minute,
 	}
 	if p.user != "" {
 		o.Uplink.User = func() (string, error) { return p.user, nil }

@@ -60,8 +60,24 @@ func (x *examination) limits(told answer5, err error) {
 // assumed is what the profile says in the broker's place.
 func (x *examination) assumed() string {
 	p := x.o.Profile
-	if p == nil || p.Packet == 0 {
+	if p == nil {
 		return ""
 	}
-	return fmt.Sprintf("; %s commonly takes packets to %d bytes", p.Title, p.Packet)
+	var say []string
+	if p.Packet > 0 {
+		say = append(say, fmt.Sprintf("packets to %d bytes", p.Packet))
+	}
+	if p.InFlight > 0 {
+		say = append(say, fmt.Sprintf("%d publishes without PUBACK", p.InFlight))
+	}
+	if p.SessionExpiry > 0 {
+		say = append(say, fmt.Sprintf("sessions for %v after the vehicle was last there", p.SessionExpiry))
+	}
+	if p.NoShared {
+		say = append(say, "no shared subscriptions: one store only")
+	}
+	if len(say) == 0 {
+		return ""
+	}
+	return "; " + p.Title + " commonly has: " + strings.Join(say, ", ")
 }
