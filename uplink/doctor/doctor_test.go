@@ -314,6 +314,7 @@ func TestWrongPassword(t *testing.T) {
 	wantFailed(t, steps, "connect", "CONNACK 5", "does not authorise", "Check user, password", "--as-vehicle")
 	wantResults(t, steps, "ok credentials tcp; skipped subscribe publish receipt")
 	p.creds.Password = write(t, dir, "password", []byte("richtig\n"))
+	p.change = func(o *doctor.Options) { o.Uplink.Ack = uplink.AckPuback }
 	wantResults(t, examine(t, p), "ok connect subscribe publish")
 }
 
