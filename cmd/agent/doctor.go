@@ -55,7 +55,7 @@ It changes nothing and may run beside the agent. The vehicle's status and its qu
 client id with -doctor added, since a broker ends the older of two connections with one id. Where the broker's rules go
 by the client id (AWS IoT policies, %c in Mosquitto's), that id is refused: stop the agent and call it with --as-vehicle.
 What waits for the vehicle at the broker stays there. To the store it puts a question that leaves nothing behind; a store
-from before such questions stays silent, and receipt fails. size sends payload_bytes once.`,
+from before such questions stays silent, and receipt fails. size sends payload_bytes once; the rest is a few kilobytes.`,
 		Example: "  waybill-agent doctor -c /etc/waybill/agent.yaml\n  waybill-agent doctor -c agent.yaml --json | jq 'select(.result == \"FAIL\")'",
 		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -84,46 +86,82 @@ func (x *examination) ask(ctx context.Context) (answer5, error) {
 	if err != nil {
 		return answer5{}, err
 	}
-	q := question5{ClientID: x.trial.Options().ClientID, User: user, Password: password, Keep: x.o.AsVehicle,
-		Topic: x.trial.Topic(topicQuestion), Payload: telemetrypb.AppendProbe(nil, question(), 0)}
+	q := question5{ClientID: x.trial.Options().ClientID, User: user, Password: password, Keep: x.o.AsVehicle}
+	for _, lane := range lanes() {
+		payload := telemetrypb.AppendProbe(nil, question(), 0)
+		if x.trial.Options().Format(lane) == uplink.FormatJSON { // so that a tool which reads that lane can read this
+			if payload, err = protojson.Marshal(&telemetrypb.Payload{Format: telemetrypb.Format, Probe: question()}); err != nil {
+				return answer5{}, err
+			}
+		}
+		q.Topics = append(q.Topics, x.trial.Topic(telemetrypb.TopicLane(lane)))
+		q.Payloads = append(q.Payloads, payload)
+	}
 	return q.ask(step, conn)
 }
 
-// reportPublish says whether the broker takes what the vehicle publishes.
+// lanes are all of them, that of the question first.
+func lanes() [4]telemetrypb.Lane {
+	return [...]telemetrypb.Lane{telemetrypb.Lane_LANE_CONTROL, telemetrypb.Lane_LANE_EVENT, telemetrypb.Lane_LANE_TELEMETRY, telemetrypb.Lane_LANE_RAW}
+}
+
+// denied are the topics of lanes that the broker says it denies.
+func (x *examination) denied(told answer5) (topics []string) {
+	for i, lane := range lanes() {
+		if i < len(told.Reasons) && told.Reasons[i] == reasonNotAuthorised {
+			topics = append(topics, x.trial.Topic(telemetrypb.TopicLane(lane)))
+		}
+	}
+	return topics
+}
+
+// reportPublish says whether the broker takes what the vehicle publishes, and returns whether a question came through.
 func (x *examination) reportPublish(d delivery, told answer5, told5 error) bool {
 	topic := x.trial.Topic(topicQuestion)
 	remedy := fmt.Sprintf("allow this vehicle to publish on %s in the broker's ACL (policy, topic permission)%s", x.trial.Topic("up/#"), x.asOther())
+	var denied []string
+	if told5 == nil {
+		denied = x.denied(told)
+	}
 	switch {
 	case errors.Is(d.err, context.DeadlineExceeded):
-		x.fail(StepPublish, fmt.Sprintf("no PUBACK for a publish on %s", topic), "its ACL denies the publish and it says nothing ("+remedy+"), or it is overloaded, or waits for somebody else (a bridge, a rule engine, a plugin): look at its log")
+		x.fail(StepPublish, fmt.Sprintf("no PUBACK for a publish on %s", topic),
+			"its ACL denies the publish and it says nothing ("+remedy+"), or it is overloaded, or waits for somebody else (a bridge, a rule engine, a plugin): look at its log")
+		return false
 	case d.err != nil:
 		x.fail(StepPublish, fmt.Sprintf("the broker ends the connection at a publish on %s, as one does whose ACL denies it (%v)", topic, d.err), x.takenBack()+remedy)
-	case told5 == nil && d.receipt == nil && told.Reason == reasonNotAuthorised:
-		x.fail(StepPublish, fmt.Sprintf("the broker acknowledges publishes on %s and drops them: its ACL denies them to this vehicle (asked by MQTT 5 it says so, reason 0x87)", topic), remedy)
-	default:
-		text := fmt.Sprintf("PUBACK after %s", d.puback.Round(100*time.Microsecond))
-		if told5 == nil && told.Reason == reasonOK && !told.Closed {
-			text += ", allowed by the ACL"
+		return false
+	case len(denied) > 0:
+		where := strings.Join(denied, ", ")
+		if len(denied) == len(lanes()) {
+			where = "all lanes, such as " + topic + ","
 		}
-		x.ok(StepPublish, text)
-		return true
+		x.fail(StepPublish, fmt.Sprintf("the broker acknowledges publishes on %s and drops them: its ACL denies them to this vehicle (asked by MQTT 5 it says so, reason 0x87)", where), remedy)
+		return d.receipt != nil || denied[0] != topic
 	}
-	return false
+	text := fmt.Sprintf("PUBACK after %s", d.puback.Round(100*time.Microsecond))
+	if told5 == nil && !told.Closed && len(told.Reasons) == len(lanes()) {
+		text += ", allowed by the ACL on all lanes"
+	}
+	x.ok(StepPublish, text)
+	return true
 }
 
 // reportReceipt says whether a store answers, and if not, why that may be.
 func (x *examination) reportReceipt(d delivery, told answer5, told5 error) {
 	topic, down := x.trial.Topic(topicQuestion), x.trial.Topic(topicReceipt)
 	start := "start waybill-fleet serve, with this broker and this tenant; look at its log"
+	reason, said := told.reason()
+	said = said && told5 == nil
 	switch {
 	case x.trial.Options().Ack != uplink.AckReceipt:
 		x.skip(StepReceipt, "ack: puback, so nobody waits for one: what the broker loses is lost")
 	case d.receipt != nil:
 		x.ok(StepReceipt, fmt.Sprintf("store %q answers after %s", d.receipt.GetStore(), d.answer.Round(100*time.Microsecond)))
-	case told5 == nil && told.Reason == reasonNoSubscribers:
+	case said && reason == reasonNoSubscribers:
 		x.fail(StepReceipt, fmt.Sprintf("no store answers: the broker takes the publish, and nobody is subscribed to %s (asked by MQTT 5 it says so)", topic),
 			start+". It is not the vehicle's ACL")
-	case told5 == nil && told.Reason == reasonOK && !told.Closed:
+	case said && reason == reasonOK:
 		x.fail(StepReceipt, fmt.Sprintf("no store answers, although the broker takes the publish and somebody has subscribed to %s: that may be the session that it keeps for a store which is not running", topic),
 			fmt.Sprintf("%s. If it runs: it may not be allowed to publish on %s, this vehicle may not be allowed to read there, or it is a version that answers no questions (then look whether the agent gets receipts)", start, down))
 	case x.o.Profile != nil && x.o.Profile.Denial == profile.DenialCloses:

@@ -15,6 +15,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"golang.org/x/net/dns/dnsmessage"
 
+	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/test/deps"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/doctor"
@@ -105,7 +106,7 @@ func TestHealthy(t *testing.T) {
 	steps := examine(t, b.secured())
 	wantResults(t, steps, "ok clock credentials tcp tls certificate connect subscribe publish receipt size limits; skipped links dns proxy")
 	for step, words := range map[string][]string{"tls": {"TLS 1.3", "CN=broker", "CN=fleet", "23 hours"}, "connect": {"car-1-doctor"},
-		"credentials": {"car.pem", "valid until"}, "receipt": {"answers"}, "size": {"66048 bytes"}, "publish": {"allowed"}} {
+		"credentials": {"car.pem", "valid until"}, "receipt": {"answers"}, "size": {"66048 bytes"}, "publish": {"allowed by the ACL on all lanes"}} {
 		for _, w := range words {
 			if !strings.Contains(steps[step].Found, w) {
 				t.Errorf("step %s does not say %q: %s", step, w, steps[step].Found)
@@ -331,8 +332,19 @@ func TestAccessRules(t *testing.T) {
 		p := b.plain()
 		p.change = func(o *doctor.Options) { short(o); o.Profile = profile.Find("mosquitto") }
 		steps := examine(t, p)
-		wantFailed(t, steps, "publish", "acknowledges publishes on wb1/acme/car-1/up/control and drops them", "0x87", "allow this vehicle to publish on wb1/acme/car-1/up/#", "--as-vehicle", "Mosquitto: the ACL")
+		wantFailed(t, steps, "publish", "acknowledges publishes on all lanes, such as wb1/acme/car-1/up/control, and drops them", "0x87", "allow this vehicle to publish on wb1/acme/car-1/up/#", "--as-vehicle", "Mosquitto: the ACL")
 		wantResults(t, steps, "ok connect subscribe; skipped receipt size")
+	})
+	t.Run("one lane", func(t *testing.T) {
+		b := newBench(t, acl("lane", "topic read wb1/+/+/down/#\ntopic write wb1/+/+/up/control\ntopic write wb1/+/+/up/event"))
+		startStore(t, b.broker.URL(), fleet)
+		p := b.plain()
+		p.change = func(o *doctor.Options) {
+			o.Uplink.Format = func(telemetrypb.Lane) uplink.Format { return uplink.FormatJSON }
+		}
+		steps := examine(t, p)
+		wantFailed(t, steps, "publish", "acknowledges publishes on wb1/acme/car-1/up/telemetry, wb1/acme/car-1/up/raw and drops them")
+		wantResults(t, steps, "ok subscribe receipt size")
 	})
 	t.Run("client id", func(t *testing.T) {
 		b := newBench(t, acl("id", "pattern readwrite wb1/acme/%c/#"))

@@ -12,7 +12,7 @@ import (
 
 // MQTT 3.1.1, which the agent speaks, has no way to say why: a denied publish gets the same PUBACK as one that was taken.
 // MQTT 5 has reason codes, and brokers that speak both answer them for the same user and topic. So the doctor asks once
-// more by MQTT 5: one CONNECT, one PUBLISH, by the few lines here. Section numbers are those of MQTT 5.0.
+// more by MQTT 5: one CONNECT and a PUBLISH a topic, by the few lines here. Section numbers are those of MQTT 5.0.
 
 // errNotSpoken: the broker does not speak MQTT 5.
 var errNotSpoken = errors.New("the broker does not speak MQTT 5")
@@ -36,20 +36,28 @@ type limits struct {
 
 // answer5 is what a broker says by MQTT 5.
 type answer5 struct {
-	Limits limits
-	Reason byte // of the PUBACK, or of the DISCONNECT in its place
-	Closed bool // it closed the connection on the publish
+	Limits  limits
+	Reasons []byte // of the PUBACKs, in the order of the topics; of the last perhaps of the DISCONNECT in its place
+	Closed  bool   // it closed the connection on a publish: those after it were not tried
+}
+
+// reason is that of the first topic.
+func (a *answer5) reason() (reason byte, ok bool) {
+	if len(a.Reasons) == 0 || a.Closed && len(a.Reasons) == 1 {
+		return 0, false
+	}
+	return a.Reasons[0], true
 }
 
 // question5 is one question by MQTT 5.
 type question5 struct {
 	ClientID, User, Password string
 	Keep                     bool // the session is the vehicle's own and stays
-	Topic                    string
-	Payload                  []byte
+	Topics                   []string
+	Payloads                 [][]byte // one a topic
 }
 
-// ask connects, publishes and disconnects. The connection is closed in any case.
+// ask connects, publishes on each topic and disconnects. The connection is closed in any case.
 func (q *question5) ask(ctx context.Context, conn net.Conn) (a answer5, err error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -72,29 +80,42 @@ func (q *question5) ask(ctx context.Context, conn net.Conn) (a answer5, err erro
 	if a.Limits, err = parseConnack(body); err != nil {
 		return a, err
 	}
-	if _, err := conn.Write(q.publish()); err != nil {
-		return a, err
+	for i := range q.Topics {
+		reason, closed, err := q.publish(ctx, conn, i)
+		if err != nil {
+			return a, err
+		}
+		a.Reasons = append(a.Reasons, reason)
+		if a.Closed = closed; closed {
+			return a, nil
+		}
+	}
+	_, _ = conn.Write([]byte{packetDisconnect << 4, 0}) // the broker has said all that was asked
+	return a, nil
+}
+
+// publish sends one and waits for what becomes of it.
+func (q *question5) publish(ctx context.Context, conn net.Conn, i int) (reason byte, closed bool, err error) {
+	if _, err := conn.Write(q.packet(i)); err != nil {
+		return 0, true, ctx.Err()
 	}
 	for {
 		kind, body, err := readPacket(conn)
 		switch {
 		case ctx.Err() != nil:
-			return a, ctx.Err()
+			return 0, false, ctx.Err()
 		case err != nil:
-			a.Closed = true
-			return a, nil
-		case kind>>4 == packetPuback && len(body) >= 2:
+			return 0, true, nil
+		case kind>>4 == packetPuback && len(body) >= 2 && body[0] == 0 && body[1] == byte(i+1):
 			if len(body) > 2 { // §3.4.2.1
-				a.Reason = body[2]
+				reason = body[2]
 			}
-			_, _ = conn.Write([]byte{packetDisconnect << 4, 0}) // the broker has said all that was asked
-			return a, nil
+			return reason, false, nil
 		case kind>>4 == packetDisconnect:
-			a.Closed = true
 			if len(body) > 0 {
-				a.Reason = body[0]
+				reason = body[0]
 			}
-			return a, nil
+			return reason, true, nil
 		} // what waits in the vehicle's session is left there, unacknowledged
 	}
 }
@@ -128,10 +149,10 @@ func (q *question5) connect() []byte {
 	return packet(0x10, append(body, payload...))
 }
 
-// publish is PUBLISH with QoS 1 (§3.3).
-func (q *question5) publish() []byte {
-	body := append(appendString(nil, q.Topic), 0, 1, 0)
-	return packet(0x32, append(body, q.Payload...))
+// packet is PUBLISH with QoS 1 (§3.3).
+func (q *question5) packet(i int) []byte {
+	body := append(appendString(nil, q.Topics[i]), 0, byte(i+1), 0)
+	return packet(0x32, append(body, q.Payloads[i]...))
 }
 
 func packet(head byte, body []byte) []byte {
