@@ -15,7 +15,11 @@ type PayloadView struct {
 	Backlog bool
 	Clocks  []*ClockRecord
 	Plain   []*PlainBatch
+	Probe   []byte // a question to the store; nil: none. Aliases the input
 }
+
+// MaxProbe bounds Payload.probe and Receipt.probe, bytes. A longer one is not answered.
+const MaxProbe = 64
 
 // Field numbers of Payload, as in telemetry.proto.
 const (
@@ -24,7 +28,21 @@ const (
 	fieldPayloadBacklog = protowire.Number(3)
 	fieldPayloadClocks  = protowire.Number(4)
 	fieldPayloadPlain   = protowire.Number(5)
+	fieldPayloadProbe   = protowire.Number(6)
+	fieldPayloadPadding = protowire.Number(7)
 )
+
+// AppendProbe appends a publish that carries nothing but a question to the store, and padding bytes that mean nothing.
+func AppendProbe(dst, probe []byte, padding int) []byte {
+	dst = appendUint(dst, fieldPayloadFormat, Format)
+	dst = protowire.AppendTag(dst, fieldPayloadProbe, protowire.BytesType)
+	dst = protowire.AppendBytes(dst, probe)
+	if padding > 0 {
+		dst = protowire.AppendTag(dst, fieldPayloadPadding, protowire.BytesType)
+		dst = protowire.AppendBytes(dst, make([]byte, padding))
+	}
+	return dst
+}
 
 // AppendPayload appends a publish of whole batches, byte for byte as they were sealed. A clock record that cannot be
 // written (text that is not UTF-8 cannot stand in one) is left out; the batches go.
@@ -97,7 +115,7 @@ func (v *PayloadView) take(field protowire.Number, kind protowire.Type, value []
 	switch field {
 	case fieldPayloadFormat, fieldPayloadBacklog:
 		want = protowire.VarintType
-	case fieldPayloadBatches, fieldPayloadClocks, fieldPayloadPlain:
+	case fieldPayloadBatches, fieldPayloadClocks, fieldPayloadPlain, fieldPayloadProbe:
 	default:
 		return nil
 	}
@@ -117,6 +135,10 @@ func (v *PayloadView) take(field protowire.Number, kind protowire.Type, value []
 	switch field {
 	case fieldPayloadBatches:
 		v.Batches = append(v.Batches, inner)
+	case fieldPayloadProbe:
+		if v.Probe = nil; len(inner) > 0 && len(inner) <= MaxProbe {
+			v.Probe = inner
+		}
 	case fieldPayloadClocks:
 		if len(v.Clocks) == MaxClocks {
 			return fmt.Errorf("%w: more than %d clock records", ErrTooLarge, MaxClocks)
@@ -149,7 +171,11 @@ func openJSON(text []byte) (PayloadView, error) {
 	if len(p.Clocks) > MaxClocks {
 		return PayloadView{}, fmt.Errorf("payload in JSON: %w: more than %d clock records", ErrTooLarge, MaxClocks)
 	}
-	return PayloadView{Backlog: p.Backlog, Clocks: p.Clocks, Plain: p.Plain}, checkPayloadFormat(uint64(p.Format))
+	v := PayloadView{Backlog: p.Backlog, Clocks: p.Clocks, Plain: p.Plain}
+	if len(p.Probe) > 0 && len(p.Probe) <= MaxProbe {
+		v.Probe = p.Probe
+	}
+	return v, checkPayloadFormat(uint64(p.Format))
 }
 
 func checkPayloadFormat(format uint64) error {

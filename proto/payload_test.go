@@ -51,6 +51,37 @@ func TestPayload(t *testing.T) {
 }
 
 // Fields of later versions are skipped; what cannot be read is refused with its kind.
+// A question is the message of telemetry.proto, of the size that was asked for, and is none beyond its bound.
+func TestProbe(t *testing.T) {
+	question := bytes.Repeat([]byte{7}, MaxProbe)
+	small, large := AppendProbe(nil, question, 0), AppendProbe(nil, question, 5000)
+	for _, payload := range [][]byte{small, large} {
+		view, err := OpenPayload(payload)
+		if err != nil || !bytes.Equal(view.Probe, question) || len(view.Batches)+len(view.Clocks)+len(view.Plain) != 0 {
+			t.Errorf("%+v, %v", view, err)
+		}
+		var message Payload
+		if err := proto.Unmarshal(payload, &message); err != nil || !bytes.Equal(message.Probe, question) || message.Format != 1 {
+			t.Errorf("protobuf reads %v, %v", &message, err)
+		}
+		text, err := protojson.Marshal(&message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if view, err := OpenPayload(text); err != nil || !bytes.Equal(view.Probe, question) {
+			t.Errorf("in JSON: %+v, %v", view, err)
+		}
+	}
+	if more := len(large) - len(small); more < 5000 || more > 5010 {
+		t.Errorf("padding of 5000 bytes makes %d", more)
+	}
+	for _, n := range []int{0, MaxProbe + 1} {
+		if view, err := OpenPayload(AppendProbe(nil, make([]byte, n), 0)); err != nil || view.Probe != nil {
+			t.Errorf("%d bytes: %+v, %v", n, view, err)
+		}
+	}
+}
+
 func TestOpenPayloadRefuses(t *testing.T) {
 	good := AppendPayload(nil, true, nil)
 	if view, err := OpenPayload(append([]byte{0x7a, 2, 1, 2, 0x78, 5}, good...)); err != nil || !view.Backlog {

@@ -730,12 +730,16 @@ func (x *Batch) GetBody() []byte {
 // Payload is one MQTT publish: one or more whole batches of one lane. Payloads have no identity.
 // With `format: json` a publish is this message in protobuf's JSON mapping, which starts with '{'.
 type Payload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`   // version of the payload format; 1
-	Batches       []*Batch               `protobuf:"bytes,2,rep,name=batches,proto3" json:"batches,omitempty"`  // format: columns
-	Backlog       bool                   `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"` // false: this is the newest there is
-	Clocks        []*ClockRecord         `protobuf:"bytes,4,rep,name=clocks,proto3" json:"clocks,omitempty"`    // one for each boot id in this payload, as known at sending
-	Plain         []*PlainBatch          `protobuf:"bytes,5,rep,name=plain,proto3" json:"plain,omitempty"`      // format: plain, json
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Format  uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`   // version of the payload format; 1
+	Batches []*Batch               `protobuf:"bytes,2,rep,name=batches,proto3" json:"batches,omitempty"`  // format: columns
+	Backlog bool                   `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"` // false: this is the newest there is
+	Clocks  []*ClockRecord         `protobuf:"bytes,4,rep,name=clocks,proto3" json:"clocks,omitempty"`    // one for each boot id in this payload, as known at sending
+	Plain   []*PlainBatch          `protobuf:"bytes,5,rep,name=plain,proto3" json:"plain,omitempty"`      // format: plain, json
+	// A question of whoever tries the way (waybill-agent doctor): a store that hears it answers with a receipt that repeats
+	// these bytes. 1 to 64 bytes of the asker's choice; absent in what an agent delivers.
+	Probe         []byte `protobuf:"bytes,6,opt,name=probe,proto3" json:"probe,omitempty"`
+	Padding       []byte `protobuf:"bytes,7,opt,name=padding,proto3" json:"padding,omitempty"` // means nothing: fills a question to the size that is to be tried
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -801,6 +805,20 @@ func (x *Payload) GetClocks() []*ClockRecord {
 func (x *Payload) GetPlain() []*PlainBatch {
 	if x != nil {
 		return x.Plain
+	}
+	return nil
+}
+
+func (x *Payload) GetProbe() []byte {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+func (x *Payload) GetPadding() []byte {
+	if x != nil {
+		return x.Padding
 	}
 	return nil
 }
@@ -2200,6 +2218,7 @@ type Receipt struct {
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`          // ascending within (store, generation, device)
 	Ranges        []*ReceiptRange        `protobuf:"bytes,4,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	MaxFormat     uint32                 `protobuf:"varint,5,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"` // the highest batch format that this store reads
+	Probe         []byte                 `protobuf:"bytes,6,opt,name=probe,proto3" json:"probe,omitempty"`                           // the answer to Payload.probe. Without ranges its number is 0: nothing was stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2267,6 +2286,13 @@ func (x *Receipt) GetMaxFormat() uint32 {
 		return x.MaxFormat
 	}
 	return 0
+}
+
+func (x *Receipt) GetProbe() []byte {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
 }
 
 // ReceiptRange speaks of the batches of one run of consecutive seqs within one payload, never of more: a vehicle
@@ -3079,13 +3105,15 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x06crc32c\x18\x1f \x01(\aR\x06crc32cJ\x04\b\x12\x10\x1f\"W\n" +
 	"\x05Batch\x12:\n" +
 	"\benvelope\x18\x01 \x01(\v2\x1e.waybill.telemetry.v1.EnvelopeR\benvelope\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"\xeb\x01\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\x9b\x02\n" +
 	"\aPayload\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x125\n" +
 	"\abatches\x18\x02 \x03(\v2\x1b.waybill.telemetry.v1.BatchR\abatches\x12\x18\n" +
 	"\abacklog\x18\x03 \x01(\bR\abacklog\x129\n" +
 	"\x06clocks\x18\x04 \x03(\v2!.waybill.telemetry.v1.ClockRecordR\x06clocks\x126\n" +
-	"\x05plain\x18\x05 \x03(\v2 .waybill.telemetry.v1.PlainBatchR\x05plainJ\x04\b\x06\x10\x10\"\xbe\x03\n" +
+	"\x05plain\x18\x05 \x03(\v2 .waybill.telemetry.v1.PlainBatchR\x05plain\x12\x14\n" +
+	"\x05probe\x18\x06 \x01(\fR\x05probe\x12\x18\n" +
+	"\apadding\x18\a \x01(\fR\apaddingJ\x04\b\b\x10\x10\"\xbe\x03\n" +
 	"\n" +
 	"PlainBatch\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
@@ -3216,7 +3244,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\v2#.waybill.telemetry.v1.CommandResultH\x00R\x06resultB\b\n" +
 	"\x06recordJ\x04\b\a\x10\x10\"A\n" +
 	"\aRecords\x126\n" +
-	"\arecords\x18\x01 \x03(\v2\x1c.waybill.telemetry.v1.RecordR\arecords\"\xb8\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x1c.waybill.telemetry.v1.RecordR\arecords\"\xce\x01\n" +
 	"\aReceipt\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1e\n" +
 	"\n" +
@@ -3225,7 +3253,8 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12:\n" +
 	"\x06ranges\x18\x04 \x03(\v2\".waybill.telemetry.v1.ReceiptRangeR\x06ranges\x12\x1d\n" +
 	"\n" +
-	"max_format\x18\x05 \x01(\rR\tmaxFormatJ\x04\b\x06\x10\x10\"\xab\x02\n" +
+	"max_format\x18\x05 \x01(\rR\tmaxFormat\x12\x14\n" +
+	"\x05probe\x18\x06 \x01(\fR\x05probeJ\x04\b\a\x10\x10\"\xab\x02\n" +
 	"\fReceiptRange\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12.\n" +
 	"\x04lane\x18\x02 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x12\x14\n" +

@@ -110,6 +110,11 @@ func (s *session) connect(ctx context.Context) (present bool, code byte, err err
 	if err != nil {
 		return false, 0, err
 	}
+	options.SetBinaryWill(s.u.topic(telemetrypb.TopicStatus), s.u.status(false, ""), 1, true)
+	return s.connectWith(ctx, options)
+}
+
+func (s *session) connectWith(ctx context.Context, options *mqtt.ClientOptions) (present bool, code byte, err error) {
 	s.client = mqtt.NewClient(options)
 	token := s.client.Connect().(*mqtt.ConnectToken)
 	select {
@@ -164,7 +169,6 @@ func (s *session) options(ctx context.Context) (*mqtt.ClientOptions, error) {
 		s.lostWhy = err
 		close(s.lost)
 	})
-	c.SetBinaryWill(s.u.topic(telemetrypb.TopicStatus), s.u.status(false, ""), 1, true)
 	return c, nil
 }
 

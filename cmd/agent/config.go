@@ -82,6 +82,7 @@ type ruleConfig struct {
 
 type uplinkConfig struct {
 	Broker       string `yaml:"broker"`
+	Profile      string `yaml:"broker_profile"`
 	ClientID     string `yaml:"client_id"`
 	Insecure     bool   `yaml:"insecure"`
 	CA           string `yaml:"ca"`

@@ -123,7 +123,7 @@ func (a *agent) useCredentials(o *uplink.Options) {
 	options := s.Credentials
 	options.Now = a.vouchedTime
 	a.creds = credential.New(options)
-	o.TLS, o.Explain = a.creds.TLS, a.creds.Explain
+	o.TLS, o.Explain = s.offering(a.creds.TLS), a.creds.Explain
 	switch {
 	case options.User != "":
 		o.User = a.creds.UserName

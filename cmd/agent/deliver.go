@@ -14,33 +14,19 @@ func (a *agent) openUplink() error {
 		a.log.Warn("no broker is configured: samples are recorded and stay on this device")
 		return nil
 	}
-	o := uplink.Options{
-		URL: s.Broker.String(), ClientID: s.ClientID, Tenant: a.settings.Tenant, Device: a.settings.Device, Insecure: s.Insecure,
-		Ack: s.Ack,
-		Format: func(lane telemetrypb.Lane) uplink.Format {
-			if f, ok := s.Format[lane]; ok {
-				return f
-			}
-			return uplink.FormatColumns
-		},
-		Clocks: a.times.Clock,
-		Catalogue: func(short [16]byte) *telemetrypb.Catalogue {
-			if short != a.vehicle.selection.ShortHash() {
-				return nil
-			}
-			return a.vehicle.selection.Catalogue()
-		},
-		Status:     a.status,
-		OnRejected: a.pipe.Ledger().AddLoss,
-		OnWantCatalogue: func(short [16]byte) {
-			if short == a.vehicle.selection.ShortHash() {
-				a.emitCatalogue()
-			}
-		},
-		Topics: []string{telemetrypb.TopicCommand}, OnMessage: a.heard,
-		PayloadBytes: s.PayloadBytes, KeepAlive: s.KeepAlive, ReceiptTimeout: s.ReceiptTimeout,
-		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap, RefusedRetry: s.RefusedRetry,
-		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
+	o := a.uplinkOptions()
+	o.Clocks, o.Status = a.times.Clock, a.status
+	o.Catalogue = func(short [16]byte) *telemetrypb.Catalogue {
+		if short != a.vehicle.selection.ShortHash() {
+			return nil
+		}
+		return a.vehicle.selection.Catalogue()
+	}
+	o.OnRejected, o.OnMessage = a.pipe.Ledger().AddLoss, a.heard
+	o.OnWantCatalogue = func(short [16]byte) {
+		if short == a.vehicle.selection.ShortHash() {
+			a.emitCatalogue()
+		}
 	}
 	if !a.replaysRecordings() {
 		o.OnConflict = a.conflict
@@ -57,6 +43,26 @@ func (a *agent) openUplink() error {
 		return fmt.Errorf("uplink: %w", err)
 	}
 	return nil
+}
+
+// uplinkOptions are what the configuration alone says of the uplink.
+func (a *agent) uplinkOptions() uplink.Options {
+	s := &a.settings.Uplink
+	o := uplink.Options{
+		URL: s.Broker.String(), ClientID: s.ClientID, Tenant: a.settings.Tenant, Device: a.settings.Device, Insecure: s.Insecure,
+		Ack: s.Ack,
+		Format: func(lane telemetrypb.Lane) uplink.Format {
+			if f, ok := s.Format[lane]; ok {
+				return f
+			}
+			return uplink.FormatColumns
+		},
+		Topics:       []string{telemetrypb.TopicCommand},
+		PayloadBytes: s.PayloadBytes, InFlight: s.InFlight, KeepAlive: s.KeepAlive, ReceiptTimeout: s.ReceiptTimeout,
+		BackoffBase: s.RetryBase, BackoffCap: s.RetryCap, RefusedRetry: s.RefusedRetry,
+		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
+	}
+	return o
 }
 
 func (a *agent) emitCatalogue() {

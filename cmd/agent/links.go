@@ -146,14 +146,25 @@ func (p *proxySettings) of(addr string) (*url.URL, error) {
 
 // useLinks gives the uplink its way out.
 func (a *agent) useLinks(o *uplink.Options) error {
-	s := &a.settings.Uplink
-	o.TCPUserTimeout = userTimeout
+	options := a.linkOptions(o)
 	path := filepath.Join(a.settings.DataDir, budgetFile)
 	kept, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("the day's bytes", "error", err)
 	}
-	a.links, err = network.New(network.Options{
+	options.Kept, options.Keep = kept, func(b []byte) error { return writeDurably(path, b) }
+	if a.links, err = network.New(options); err != nil {
+		return err
+	}
+	o.Dial, o.OnConnect, o.Allowed, o.OnTraffic = a.links.Dial, a.links.Connected, a.links.Allowed, a.links.Traffic
+	return nil
+}
+
+// linkOptions are those of the links, without the bytes of the day.
+func (a *agent) linkOptions(o *uplink.Options) network.Options {
+	s := &a.settings.Uplink
+	o.TCPUserTimeout = userTimeout
+	return network.Options{
 		Links: s.Links, Proxy: s.Proxy.of, Control: uplink.UserTimeout(o.TCPUserTimeout),
 		Now: func() (time.Time, bool) {
 			now, known := a.vouchedTime()
@@ -162,12 +173,6 @@ func (a *agent) useLinks(o *uplink.Options) error {
 			}
 			return now.UTC(), known
 		},
-		Boot: a.clock.Boot, Kept: kept, Keep: func(b []byte) error { return writeDurably(path, b) },
-		Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
-	})
-	if err != nil {
-		return err
+		Boot: a.clock.Boot, Alarms: a.alarms, Log: a.log, Metrics: a.metrics,
 	}
-	o.Dial, o.OnConnect, o.Allowed, o.OnTraffic = a.links.Dial, a.links.Connected, a.links.Allowed, a.links.Traffic
-	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/credential"
 	"github.com/waybill-telematics/waybill/uplink/network"
+	"github.com/waybill-telematics/waybill/uplink/profile"
 )
 
 // settings is a configuration that was checked: typed, with defaults filled in.
@@ -76,7 +77,9 @@ type uplinkSettings struct {
 	KeepAlive           time.Duration
 	ReceiptTimeout      time.Duration
 	RetryBase, RetryCap time.Duration
+	Profile             *profile.Profile // nil: any broker
 	PayloadBytes        int
+	InFlight            int // 0: the uplink's default
 	Drain               time.Duration
 }
 
@@ -353,6 +356,7 @@ func (c *checker) uplink(s *settings) {
 		c.fail(fmt.Sprintf("want mqtts, mqtt, wss or ws, got %q", broker.Scheme), at("broker")...)
 	}
 	u.Broker = broker
+	c.profile(s)
 }
 
 func orDefault(value, fallback string) string {

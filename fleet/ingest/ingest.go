@@ -147,6 +147,9 @@ func (a *application) run(o *opened) error {
 		return a.deadLetter(reason, o.err, a.message.Payload)
 	}
 	a.tenant, a.name = o.tenant, o.device
+	if o.probe != nil && len(o.clocks)+len(o.batches) == 0 { // nothing of it stays, not even that there is such a device
+		return a.reply(o.probe)
+	}
 	a.clocks = map[[16]byte]*telemetrypb.ClockRecord{}
 	var err error
 	if a.device, err = a.tx.Device(o.tenant, o.device, a.now); err != nil {
@@ -169,7 +172,7 @@ func (a *application) run(o *opened) error {
 			return err
 		}
 	}
-	return a.reply()
+	return a.reply(o.probe)
 }
 
 // deadLetter sets bytes aside.
@@ -215,21 +218,21 @@ func (a *application) clockOf(boot [16]byte) (*telemetrypb.ClockRecord, error) {
 	return c, nil
 }
 
-// reply makes the receipt of this message, if there is anything to receipt.
-func (a *application) reply() error {
-	if len(a.ranges.list) == 0 {
+// reply makes the receipt of this message, if there is anything to receipt or a question to answer.
+func (a *application) reply(probe []byte) error {
+	if len(a.ranges.list) == 0 && probe == nil {
 		return nil
 	}
-	number, err := a.tx.NextReceipt(a.device)
-	if err != nil {
-		return err
+	r := &telemetrypb.Receipt{
+		Store: a.store.Name(), Generation: a.store.Generation(),
+		Ranges: a.ranges.list, MaxFormat: telemetrypb.Format, Probe: probe,
 	}
-	a.replies = append(a.replies, Reply{
-		Topic: telemetrypb.Topic(a.tenant, a.name, telemetrypb.TopicReceipt),
-		Receipt: &telemetrypb.Receipt{
-			Store: a.store.Name(), Generation: a.store.Generation(), Number: number,
-			Ranges: a.ranges.list, MaxFormat: telemetrypb.Format,
-		},
-	})
+	if len(r.Ranges) > 0 {
+		var err error
+		if r.Number, err = a.tx.NextReceipt(a.device); err != nil {
+			return err
+		}
+	}
+	a.replies = append(a.replies, Reply{Topic: telemetrypb.Topic(a.tenant, a.name, telemetrypb.TopicReceipt), Receipt: r})
 	return nil
 }

@@ -405,6 +405,30 @@ func TestReceiptRangesAreRunsWithinOnePayload(t *testing.T) {
 	}
 }
 
+// A question is answered on the vehicle's own topic and leaves nothing behind; beside batches it is answered with their
+// receipt.
+func TestProbeIsAnsweredAndLeavesNothing(t *testing.T) {
+	c, v := newCloud(t), newVehicle(t, "car-1")
+	topic := telemetrypb.Topic("acme", "car-9", telemetrypb.TopicLane(control))
+	replies, counts := c.take(Message{topic, telemetrypb.AppendProbe(nil, []byte("who is there?"), 3000)})
+	if len(replies) != 1 || replies[0].Topic != "wb1/acme/car-9/down/receipt" {
+		t.Fatalf("replies %+v", replies)
+	}
+	r := replies[0].Receipt
+	if string(r.Probe) != "who is there?" || r.Number != 0 || len(r.Ranges) != 0 || r.Store != c.s.Name() || r.Generation != c.s.Generation() {
+		t.Errorf("answer %v", r)
+	}
+	if totals := c.s.Totals(); totals.Devices != 0 || totals.Letters != 0 || counts.Malformed != 0 {
+		t.Errorf("a question left %+v, %+v", totals, counts)
+	}
+	m := v.message(control, nil, v.catalogueBatch())
+	m.Payload = append(m.Payload, telemetrypb.AppendProbe(nil, []byte("and this?"), 0)...)
+	replies, _ = c.take(m)
+	if got, want := verdicts(replies), "#1 control 1-1 STORED;"; got != want || string(replies[0].Receipt.Probe) != "and this?" {
+		t.Errorf("receipts %q, want %q; %v", got, want, replies)
+	}
+}
+
 func TestStatusAndResult(t *testing.T) {
 	c, v := newCloud(t), newVehicle(t, "car-1")
 	status, _ := proto.Marshal(&telemetrypb.Status{Online: true, Version: "1.2"})

@@ -19,7 +19,8 @@ type opened struct {
 	result         *telemetrypb.CommandResult
 	clocks         []*telemetrypb.ClockRecord
 	batches        []openedBatch
-	err            error // nothing can be made of the message
+	probe          []byte // a question that wants an answer, whatever else there is
+	err            error  // nothing can be made of the message
 }
 
 // openedBatch is one batch of a payload, in either form.
@@ -70,7 +71,7 @@ func open(m Message) (o opened) {
 		o.err = err
 		return o
 	}
-	o.clocks = view.Clocks
+	o.clocks, o.probe = view.Clocks, view.Probe
 	for _, b := range view.Batches {
 		o.batches = append(o.batches, openSealed(b))
 	}

@@ -30,8 +30,8 @@ func CheckProxy(u *url.URL) error {
 	return nil
 }
 
-// proxyAddr is a proxy's host:port.
-func proxyAddr(u *url.URL) string {
+// ProxyAddr is the host:port of a proxy.
+func ProxyAddr(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80"}[u.Scheme]
@@ -59,7 +59,7 @@ func through(ctx context.Context, u *url.URL, dial dialFunc, network, addr strin
 		return nil, err
 	}
 	if u.Scheme == "http" {
-		conn, err := dial(ctx, network, proxyAddr(u))
+		conn, err := dial(ctx, network, ProxyAddr(u))
 		if err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", u.Redacted(), err)
 		}
@@ -73,7 +73,7 @@ func through(ctx context.Context, u *url.URL, dial dialFunc, network, addr strin
 		auth = &proxy.Auth{User: u.User.Username()}
 		auth.Password, _ = u.User.Password()
 	}
-	d, err := proxy.SOCKS5(network, proxyAddr(u), auth, dial)
+	d, err := proxy.SOCKS5(network, ProxyAddr(u), auth, dial)
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", u.Redacted(), err)
 	}
