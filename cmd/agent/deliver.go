@@ -32,6 +32,7 @@ func (a *agent) openUplink() error {
 		},
 		Status:     a.status,
 		OnRejected: a.pipe.Ledger().AddLoss,
+		Recall:     a.queue.Recall, OnNotKept: a.pipe.Ledger().AddLoss,
 		OnWantCatalogue: func(short [16]byte) {
 			if short == a.vehicle.selection.ShortHash() {
 				a.emitCatalogue()
