@@ -195,6 +195,11 @@ func TestHostileWants(t *testing.T) {
 			{First: 0, Last: math.MaxUint64}, {First: 9, Last: 2}, {First: uint64(i) * 7, Last: math.MaxUint64}}})
 	}
 	k.want(2, nonce, many...)
+	k.wait("the answer taken", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.asked > 100
+	})
 	k.want(2, nonce, k.wanted(1, 20)) // the same again
 	k.heard()
 	k.mu.Lock()

@@ -84,12 +84,12 @@ func (s *SQLite) newGeneration(ctx context.Context) error {
 		return errors.New("no source of randomness")
 	}
 	var random [8]byte
-	next := s.generation
+	if _, err := io.ReadFull(s.o.Rand, random[:]); err != nil {
+		return err
+	}
+	next := binary.BigEndian.Uint64(random[:])
 	for next == s.generation || next == 0 {
-		if _, err := io.ReadFull(s.o.Rand, random[:]); err != nil {
-			return err
-		}
-		next = binary.BigEndian.Uint64(random[:])
+		next++
 	}
 	if _, err := s.db.ExecContext(ctx, "UPDATE meta SET value = ? WHERE key = 'generation'", int64(next)); err != nil {
 		return err
