@@ -145,3 +145,28 @@ func TestRecallEpochs(t *testing.T) {
 		t.Error("a lane that is none was taken")
 	}
 }
+
+// TestKeptSinceTheLastRelease: the time counts from when the last of a segment was released, though it was all released many
+// times before, with each batch that was delivered at once.
+func TestKeptSinceTheLastRelease(t *testing.T) {
+	o := options(t)
+	o.SegmentBytes = 4 << 20
+	now := time.Unix(1_700_000_000, 0)
+	o.KeepReleased, o.Now = time.Hour, func() time.Time { return now }
+	q := open(t, t.TempDir(), o)
+	for range 180 { // three hours
+		add(t, q, tele, 1, 20<<10)
+		q.Release(tele, buffer.Range{First: 1, Last: 1 << 40})
+		if err := q.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Minute)
+		next, there := q.Stats().Lanes[tele].Next, uint64(0)
+		for _, s := range q.Segments() {
+			there += s.Stored
+		}
+		if there < min(next-1, 60) {
+			t.Fatalf("%d batches are kept after batch %d, one a minute, want an hour's", there, next-1)
+		}
+	}
+}
