@@ -165,7 +165,8 @@ func TestLacks(t *testing.T) {
 	}
 }
 
-// TestNotKept: a vehicle's word that it no longer has what it was asked for counts for what is really missing.
+// TestNotKept: a vehicle's word that it no longer has what it was asked for counts for what is really missing; and what is
+// rejected a second time is recorded once.
 func TestNotKept(t *testing.T) {
 	s, err := Open(context.Background(), filepath.Join(t.TempDir(), "fleet.db"), openOptions())
 	if err != nil {
@@ -187,8 +188,15 @@ func TestNotKept(t *testing.T) {
 	loss(0, telemetrypb.LossReason_LOSS_EVICTED, &telemetrypb.SeqRange{First: 8, Last: 9})
 	loss(1, notKept, &telemetrypb.SeqRange{First: 2, Last: 10}, &telemetrypb.SeqRange{First: 5, Last: 4}, &telemetrypb.SeqRange{Last: 1 << 63})
 	loss(2, notKept, &telemetrypb.SeqRange{First: 4, Last: 10}) // said twice
+	rejected := telemetrypb.LossReason_LOSS_REJECTED
+	loss(3, rejected, &telemetrypb.SeqRange{First: 1, Last: 2})
+	loss(4, rejected, &telemetrypb.SeqRange{First: 3, Last: 3})
+	loss(5, rejected, &telemetrypb.SeqRange{First: 1, Last: 3}) // again, by the restored store
+	loss(6, rejected, &telemetrypb.SeqRange{First: 3, Last: 4}) // one more than before
+	loss(7, rejected)                                           // of no known number
+	loss(8, rejected)
 	list, err := s.Losses(context.Background(), "")
-	if err != nil || len(list) != 2 {
+	if err != nil || len(list) != 7 {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	if got := fmt.Sprint(list[1].Reason, list[1].Count, list[1].Seqs); got != "LOSS_NOT_KEPT4 [{4 5} {7 7} {10 10}]" {

@@ -90,6 +90,21 @@ func (t *tx) reallyLost(device int64, l *telemetrypb.Loss, list []Range) (*telem
 	return lost, left, nil
 }
 
+// rejectedBefore says whether records of rejections name all these numbers already: a store that was restored got the
+// batches again, with the record of their rejection, and rejected them again.
+func (t *tx) rejectedBefore(device int64, l *telemetrypb.Loss, list []Range) (bool, error) {
+	var known Ranges
+	err := t.eachPair(`SELECT json_extract(r.value, '$.first'), json_extract(r.value, '$.last') FROM losses x, json_each(x.seqs) r
+	    WHERE x.device = ? AND x.epoch = ? AND x.lane = ? AND x.reason = ?`,
+		func(first, last int64) { known.Add(uint64(first), uint64(last)) }, device, int64(l.GetEpoch()), int64(l.GetLane()), int64(l.GetReason()))
+	for _, r := range list {
+		if len(known.Without(r.First, r.Last)) > 0 {
+			return false, err
+		}
+	}
+	return len(list) > 0, err
+}
+
 // eachPair runs a query for rows of two numbers and calls f at each.
 func (t *tx) eachPair(query string, f func(a, b int64), args ...any) error {
 	s, err := t.w.statement(t.ctx, query)

@@ -260,9 +260,14 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 	for _, r := range l.GetSeqs() {
 		list = append(list, Range{r.GetFirst(), r.GetLast()})
 	}
-	if l.GetReason() == telemetrypb.LossReason_LOSS_NOT_KEPT {
+	switch l.GetReason() {
+	case telemetrypb.LossReason_LOSS_NOT_KEPT:
 		var err error
 		if l, list, err = t.reallyLost(device, l, list); err != nil || len(list) == 0 {
+			return err
+		}
+	case telemetrypb.LossReason_LOSS_REJECTED:
+		if known, err := t.rejectedBefore(device, l, list); err != nil || known {
 			return err
 		}
 	}
