@@ -239,6 +239,9 @@ func (q *Queue) writeLane(l Lane, batches []*Record, journal []journalPart, size
 	}
 	seg := t.seg
 	seg.last = head.Commit
+	if len(batches) > 0 {
+		seg.freed = time.Time{} // what is kept, is kept from the last release on
+	}
 	for i, r := range batches {
 		seg.add(placed{listed: head.Batches[i], commit: head.Commit})
 		seg.live++

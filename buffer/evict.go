@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -267,6 +266,7 @@ func (q *Queue) evictFrom(seg *segment) error {
 	if of.Thin, err = q.roomForCopies(seg.lane, size); err != nil {
 		return err
 	}
+	q.spend(seg)
 	return q.begin(of)
 }
 
@@ -517,7 +517,7 @@ func (q *Queue) dropKept(lane Lane) (bool, error) {
 
 // keptLocked says whether a segment of which nothing is needed stays for a receiver that may ask again.
 func (q *Queue) keptLocked(s *segment) bool {
-	if q.o.KeepReleased <= 0 || s.expired || s.salvaged || s.batches == 0 {
+	if q.o.KeepReleased <= 0 || s.expired || s.spent || s.salvaged || s.batches == 0 {
 		return false
 	}
 	now := q.o.Now()
@@ -525,42 +525,6 @@ func (q *Queue) keptLocked(s *segment) bool {
 		s.freed = now
 	}
 	return now.Sub(s.freed) < q.o.KeepReleased
-}
-
-// Recall takes batches that were released and are only kept for sending again, since a store that was restored from a
-// copy asks for them, and says how many there were. It works in memory: after a restart it is to be asked for again.
-func (q *Queue) Recall(l Lane, r ...Range) (uint64, error) {
-	q.commitMu.Lock() // no segment goes meanwhile
-	defer q.commitMu.Unlock()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if err := q.releasableLocked(l); err != nil {
-		return 0, err
-	}
-	ln := &q.lanes[l]
-	var n uint64
-	for _, s := range ln.segments {
-		for _, r := range r {
-			back := s.stored.Within(r)
-			still := back.Clone()
-			still.RemoveSet(ln.released)
-			back.RemoveSet(still)
-			if len(back) == 0 {
-				continue
-			}
-			count := back.Count()
-			s.live += count
-			s.liveBytes += s.bytes / s.batches * count
-			s.freed = time.Time{}
-			ln.released.RemoveSet(back)
-			q.unsaved[l].RemoveSet(back)
-			n += count
-		}
-	}
-	if n > 0 {
-		q.tell()
-	}
-	return n, nil
 }
 
 // freeOn is what an unprivileged process may still write to the file system.

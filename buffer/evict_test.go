@@ -386,8 +386,9 @@ func TestKept(t *testing.T) {
 	}
 	q.Abandon()
 	q = open(t, dir, o)
-	if n, err := q.Recall(tele, buffer.Range{First: 5, Last: 200}); n != 56 || err != nil {
-		t.Fatalf("recalled %d, %v, want 56", n, err)
+	got, err := q.Recall(q.Epoch(), tele, buffer.Range{First: 5, Last: 200})
+	if err != nil || fmt.Sprint(got) != "{[{5 60}] [{61 100}] []}" {
+		t.Fatalf("recalled %v, %v", got, err)
 	}
 	if got := buffertest.Drain(t, q, tele, 0); len(got) != 96 || got[0] != 5 {
 		t.Errorf("%d batches from %v", len(got), got[:1])
@@ -400,8 +401,8 @@ func TestKept(t *testing.T) {
 	if err := fillUp(t, q, tele, func() bool { return q.Segments()[0].Seqs[0].First > 30 }); err != nil || q.Stats().Lanes[tele].Evicted > 0 {
 		t.Fatalf("%v, %+v", err, q.Stats().Lanes[tele])
 	}
-	if n, _ := q.Recall(tele, buffer.Range{First: 1, Last: 20}); n != 0 {
-		t.Errorf("%d old batches are still kept in a full queue", n)
+	if got, _ := q.Recall(q.Epoch(), tele, buffer.Range{First: 1, Last: 20}); fmt.Sprint(got) != "{[] [] [{1 20}]}" {
+		t.Errorf("old batches are still kept in a full queue: %v", got)
 	}
 	q.Release(tele, buffer.Range{First: 1, Last: 1 << 40})
 	q.Sync()

@@ -22,6 +22,7 @@ const (
 
 	segFlagClosed   = 1 // nothing was appended after this was written: what is said of the segment is all there is
 	segFlagSalvaged = 2 // its structure is damaged; it is read record by record
+	segFlagSpent    = 4 // batches of it were evicted: what of it is released is not given out again
 
 	maxMeta = 64 << 20 // far above what a full queue needs
 )
@@ -62,6 +63,7 @@ type metaSegment struct {
 	Epoch     uint64
 	Closed    bool
 	Salvaged  bool
+	Spent     bool
 	First     uint64 // commits
 	Last      uint64
 	FileBytes uint64
@@ -127,7 +129,7 @@ func appendMeta(dst []byte, m *meta) []byte {
 }
 
 func appendMetaSegment(dst []byte, s *metaSegment) []byte {
-	for _, v := range [...]uint64{s.Number, s.Epoch, uint64(flag(s.Closed, segFlagClosed) | flag(s.Salvaged, segFlagSalvaged)),
+	for _, v := range [...]uint64{s.Number, s.Epoch, uint64(flag(s.Closed, segFlagClosed) | flag(s.Salvaged, segFlagSalvaged) | flag(s.Spent, segFlagSpent)),
 		s.First, s.Last, s.FileBytes, s.Batches, s.Bytes, s.Samples, uint64(s.FirstTime), uint64(s.LastTime)} {
 		dst = be.AppendUint64(dst, v)
 	}
@@ -229,7 +231,7 @@ func parseMeta(b []byte) (*meta, error) {
 func (r *metaReader) segment() metaSegment {
 	s := metaSegment{Number: r.u64(), Epoch: r.u64()}
 	flags := uint32(r.u64())
-	s.Closed, s.Salvaged = flags&segFlagClosed != 0, flags&segFlagSalvaged != 0
+	s.Closed, s.Salvaged, s.Spent = flags&segFlagClosed != 0, flags&segFlagSalvaged != 0, flags&segFlagSpent != 0
 	s.First, s.Last, s.FileBytes = r.u64(), r.u64(), r.u64()
 	s.Batches, s.Bytes, s.Samples = r.u64(), r.u64(), r.u64()
 	s.FirstTime, s.LastTime = int64(r.u64()), int64(r.u64())

@@ -310,7 +310,7 @@ func (op *opening) readSegment(l Lane, number uint64, known *metaSegment, newest
 	}
 	w := wanted{lane: l, number: number, ours: op.ours()}
 	if known != nil {
-		w.salvaged = known.Salvaged
+		seg.spent, w.salvaged = known.Spent, known.Salvaged
 		if known.Closed {
 			w.last = known.Last
 		}

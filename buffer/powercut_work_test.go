@@ -242,6 +242,6 @@ func (w *cutWork) recall() error {
 	id := w.sent[w.rnd.IntN(len(w.sent))]
 	w.say("r", id, 0)
 	w.flush()
-	_, err := w.q.Recall(id.lane, buffer.Range{First: id.seq, Last: id.seq})
+	_, err := w.q.Recall(w.q.Epoch(), id.lane, buffer.Range{First: id.seq, Last: id.seq})
 	return err
 }

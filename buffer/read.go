@@ -224,6 +224,7 @@ func (q *Queue) lose(seg *segment, seqs ranges.Set, d Damage) {
 	q.report(&d)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	seg.lost.AddSet(seqs)
 	for _, r := range seqs {
 		q.releaseLocked(seg.lane, r)
 	}

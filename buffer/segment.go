@@ -35,6 +35,7 @@ type segment struct {
 	last     uint64 // confirmed commit; what the file holds beyond it does not count
 
 	stored  ranges.Set // seqs of the batches in it
+	lost    ranges.Set // of those, what could not be read; not known any more after a restart
 	journal ranges.Set // seqs with journal entries in it that are not void
 
 	batches, bytes, samples uint64
@@ -43,6 +44,7 @@ type segment struct {
 
 	freed   time.Time // when nothing of it was needed any more, as far as known
 	expired bool      // it is not kept any longer
+	spent   bool      // batches of it were evicted: what of it is released is not kept, nor given out again
 
 	fileBytes int64
 	disk      int64   // bytes of blocks
@@ -131,7 +133,7 @@ func (s *segment) measure(mu *sync.Mutex) error {
 // summary is what meta keeps of a segment.
 func (s *segment) summary() metaSegment {
 	return metaSegment{
-		Number: s.number, Epoch: s.epoch, Closed: s.closed, Salvaged: s.salvaged, First: s.first, Last: s.last,
+		Number: s.number, Epoch: s.epoch, Closed: s.closed, Salvaged: s.salvaged, Spent: s.spent, First: s.first, Last: s.last,
 		FileBytes: uint64(s.fileBytes), Batches: s.batches, Bytes: s.bytes, Samples: s.samples,
 		FirstTime: s.firstTime, LastTime: s.lastTime, Stored: s.stored.Clone(), Journal: s.journal.Clone(),
 	}
@@ -141,7 +143,7 @@ func (s *segment) summary() metaSegment {
 func fromSummary(dir string, lane Lane, m metaSegment) *segment {
 	return &segment{
 		lane: lane, number: m.Number, epoch: m.Epoch, path: filepath.Join(dir, lane.String(), segmentFile(m.Number)),
-		closed: true, salvaged: m.Salvaged, first: m.First, last: m.Last,
+		closed: true, salvaged: m.Salvaged, spent: m.Spent, first: m.First, last: m.Last,
 		stored: m.Stored, journal: m.Journal, batches: m.Batches, bytes: m.Bytes, samples: m.Samples,
 		firstTime: m.FirstTime, lastTime: m.LastTime, fileBytes: int64(m.FileBytes),
 	}

@@ -323,6 +323,7 @@ const (
 	LossReason_LOSS_REJECTED     LossReason = 10 // the store would not have it
 	LossReason_LOSS_EPOCH        LossReason = 11 // a queue that could not be trusted was left behind
 	LossReason_LOSS_BUS_DOWN     LossReason = 12 // nothing could be read
+	LossReason_LOSS_NOT_KEPT     LossReason = 13 // the store had confirmed it, was restored from a copy, asks again, and the vehicle has it no more
 )
 
 // Enum value maps for LossReason.
@@ -341,6 +342,7 @@ var (
 		10: "LOSS_REJECTED",
 		11: "LOSS_EPOCH",
 		12: "LOSS_BUS_DOWN",
+		13: "LOSS_NOT_KEPT",
 	}
 	LossReason_value = map[string]int32{
 		"LOSS_UNSPECIFIED":  0,
@@ -356,6 +358,7 @@ var (
 		"LOSS_REJECTED":     10,
 		"LOSS_EPOCH":        11,
 		"LOSS_BUS_DOWN":     12,
+		"LOSS_NOT_KEPT":     13,
 	}
 )
 
@@ -2219,6 +2222,7 @@ type Receipt struct {
 	Ranges        []*ReceiptRange        `protobuf:"bytes,4,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	MaxFormat     uint32                 `protobuf:"varint,5,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"` // the highest batch format that this store reads
 	Probe         []byte                 `protobuf:"bytes,6,opt,name=probe,proto3" json:"probe,omitempty"`                           // the answer to Payload.probe. Without ranges its number is 0: nothing was stored
+	Wanted        *Wanted                `protobuf:"bytes,7,opt,name=wanted,proto3" json:"wanted,omitempty"`                         // the answer to a status, with no ranges beside it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2295,6 +2299,136 @@ func (x *Receipt) GetProbe() []byte {
 	return nil
 }
 
+func (x *Receipt) GetWanted() *Wanted {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+// Wanted is what a store lacks of a vehicle: numbers that neither came nor are accounted for, as far as it knows that
+// they were given. Most of them are on their way, or still in the vehicle's queue. What the vehicle has released and
+// still keeps, it sends again (FORMAT.md §8).
+type Wanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         uint64                 `protobuf:"fixed64,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the status that this answers
+	Ranges        []*WantedRange         `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"` // at most 1,024 SeqRange in all
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`    // the store lacks more than is said here
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wanted) Reset() {
+	*x = Wanted{}
+	mi := &file_telemetry_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wanted) ProtoMessage() {}
+
+func (x *Wanted) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wanted.ProtoReflect.Descriptor instead.
+func (*Wanted) Descriptor() ([]byte, []int) {
+	return file_telemetry_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Wanted) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *Wanted) GetRanges() []*WantedRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *Wanted) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type WantedRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"fixed64,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Lane          Lane                   `protobuf:"varint,2,opt,name=lane,proto3,enum=waybill.telemetry.v1.Lane" json:"lane,omitempty"`
+	Seqs          []*SeqRange            `protobuf:"bytes,3,rep,name=seqs,proto3" json:"seqs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantedRange) Reset() {
+	*x = WantedRange{}
+	mi := &file_telemetry_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantedRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantedRange) ProtoMessage() {}
+
+func (x *WantedRange) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantedRange.ProtoReflect.Descriptor instead.
+func (*WantedRange) Descriptor() ([]byte, []int) {
+	return file_telemetry_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *WantedRange) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WantedRange) GetLane() Lane {
+	if x != nil {
+		return x.Lane
+	}
+	return Lane_LANE_UNSPECIFIED
+}
+
+func (x *WantedRange) GetSeqs() []*SeqRange {
+	if x != nil {
+		return x.Seqs
+	}
+	return nil
+}
+
 // ReceiptRange speaks of the batches of one run of consecutive seqs within one payload, never of more: a vehicle
 // that resends packs anew what it still holds, so that it can always verify what it gets back.
 type ReceiptRange struct {
@@ -2314,7 +2448,7 @@ type ReceiptRange struct {
 
 func (x *ReceiptRange) Reset() {
 	*x = ReceiptRange{}
-	mi := &file_telemetry_proto_msgTypes[19]
+	mi := &file_telemetry_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2460,7 @@ func (x *ReceiptRange) String() string {
 func (*ReceiptRange) ProtoMessage() {}
 
 func (x *ReceiptRange) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[19]
+	mi := &file_telemetry_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2473,7 @@ func (x *ReceiptRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptRange.ProtoReflect.Descriptor instead.
 func (*ReceiptRange) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{19}
+	return file_telemetry_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReceiptRange) GetEpoch() uint64 {
@@ -2418,7 +2552,7 @@ type Down struct {
 
 func (x *Down) Reset() {
 	*x = Down{}
-	mi := &file_telemetry_proto_msgTypes[20]
+	mi := &file_telemetry_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2564,7 @@ func (x *Down) String() string {
 func (*Down) ProtoMessage() {}
 
 func (x *Down) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[20]
+	mi := &file_telemetry_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2577,7 @@ func (x *Down) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Down.ProtoReflect.Descriptor instead.
 func (*Down) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{20}
+	return file_telemetry_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Down) GetSigned() []byte {
@@ -2488,7 +2622,7 @@ type DownBody struct {
 
 func (x *DownBody) Reset() {
 	*x = DownBody{}
-	mi := &file_telemetry_proto_msgTypes[21]
+	mi := &file_telemetry_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2634,7 @@ func (x *DownBody) String() string {
 func (*DownBody) ProtoMessage() {}
 
 func (x *DownBody) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[21]
+	mi := &file_telemetry_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2647,7 @@ func (x *DownBody) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownBody.ProtoReflect.Descriptor instead.
 func (*DownBody) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{21}
+	return file_telemetry_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DownBody) GetTenant() string {
@@ -2609,7 +2743,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_telemetry_proto_msgTypes[22]
+	mi := &file_telemetry_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2755,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[22]
+	mi := &file_telemetry_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2768,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{22}
+	return file_telemetry_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Command) GetName() string {
@@ -2672,7 +2806,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_telemetry_proto_msgTypes[23]
+	mi := &file_telemetry_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2818,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[23]
+	mi := &file_telemetry_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2831,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{23}
+	return file_telemetry_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CommandResult) GetId() string {
@@ -2779,29 +2913,31 @@ func (x *CommandResult) GetCounter() uint64 {
 
 // Status is retained; its offline form is the last will.
 type Status struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Online        bool                   `protobuf:"varint,1,opt,name=online,proto3" json:"online,omitempty"`
-	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	Tenant        string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Hardware      string                 `protobuf:"bytes,5,opt,name=hardware,proto3" json:"hardware,omitempty"`   // GOOS/GOARCH
-	Catalogue     []byte                 `protobuf:"bytes,6,opt,name=catalogue,proto3" json:"catalogue,omitempty"` // SHA-256, 32 bytes
-	Epoch         uint64                 `protobuf:"fixed64,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	BootId        []byte                 `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	BootCount     uint32                 `protobuf:"varint,9,opt,name=boot_count,json=bootCount,proto3" json:"boot_count,omitempty"`
-	Queue         []*LaneDepth           `protobuf:"bytes,10,rep,name=queue,proto3" json:"queue,omitempty"`
-	Alarms        []*Alarm               `protobuf:"bytes,11,rep,name=alarms,proto3" json:"alarms,omitempty"`
-	TimeUnixNs    int64                  `protobuf:"varint,12,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"` // as the vehicle knows it
-	TimeSource    TimeSource             `protobuf:"varint,13,opt,name=time_source,json=timeSource,proto3,enum=waybill.telemetry.v1.TimeSource" json:"time_source,omitempty"`
-	Reason        string                 `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"` // offline: shutdown, parked, or empty for a will
-	Power         string                 `protobuf:"bytes,15,opt,name=power,proto3" json:"power,omitempty"`   // on, draining, quiet, awake; empty: the vehicle does not tell (docs/POWER.md)
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Online          bool                   `protobuf:"varint,1,opt,name=online,proto3" json:"online,omitempty"`
+	Device          string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Tenant          string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Version         string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Hardware        string                 `protobuf:"bytes,5,opt,name=hardware,proto3" json:"hardware,omitempty"`   // GOOS/GOARCH
+	Catalogue       []byte                 `protobuf:"bytes,6,opt,name=catalogue,proto3" json:"catalogue,omitempty"` // SHA-256, 32 bytes
+	Epoch           uint64                 `protobuf:"fixed64,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	BootId          []byte                 `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	BootCount       uint32                 `protobuf:"varint,9,opt,name=boot_count,json=bootCount,proto3" json:"boot_count,omitempty"`
+	Queue           []*LaneDepth           `protobuf:"bytes,10,rep,name=queue,proto3" json:"queue,omitempty"`
+	Alarms          []*Alarm               `protobuf:"bytes,11,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	TimeUnixNs      int64                  `protobuf:"varint,12,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"` // as the vehicle knows it
+	TimeSource      TimeSource             `protobuf:"varint,13,opt,name=time_source,json=timeSource,proto3,enum=waybill.telemetry.v1.TimeSource" json:"time_source,omitempty"`
+	Reason          string                 `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`                                            // offline: shutdown, parked, or empty for a will
+	Power           string                 `protobuf:"bytes,15,opt,name=power,proto3" json:"power,omitempty"`                                              // on, draining, quiet, awake; empty: the vehicle does not tell (docs/POWER.md)
+	StoreGeneration uint64                 `protobuf:"fixed64,16,opt,name=store_generation,json=storeGeneration,proto3" json:"store_generation,omitempty"` // of the store that lacks nothing which this process could send again; 0: none yet
+	Nonce           uint64                 `protobuf:"fixed64,17,opt,name=nonce,proto3" json:"nonce,omitempty"`                                            // a store of another generation answers with what it lacks; 0: it is not to
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_telemetry_proto_msgTypes[24]
+	mi := &file_telemetry_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2949,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[24]
+	mi := &file_telemetry_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2962,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{24}
+	return file_telemetry_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Status) GetOnline() bool {
@@ -2934,6 +3070,20 @@ func (x *Status) GetPower() string {
 	return ""
 }
 
+func (x *Status) GetStoreGeneration() uint64 {
+	if x != nil {
+		return x.StoreGeneration
+	}
+	return 0
+}
+
+func (x *Status) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
 type LaneDepth struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lane          Lane                   `protobuf:"varint,1,opt,name=lane,proto3,enum=waybill.telemetry.v1.Lane" json:"lane,omitempty"`
@@ -2946,7 +3096,7 @@ type LaneDepth struct {
 
 func (x *LaneDepth) Reset() {
 	*x = LaneDepth{}
-	mi := &file_telemetry_proto_msgTypes[25]
+	mi := &file_telemetry_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3108,7 @@ func (x *LaneDepth) String() string {
 func (*LaneDepth) ProtoMessage() {}
 
 func (x *LaneDepth) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[25]
+	mi := &file_telemetry_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3121,7 @@ func (x *LaneDepth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneDepth.ProtoReflect.Descriptor instead.
 func (*LaneDepth) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{25}
+	return file_telemetry_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LaneDepth) GetLane() Lane {
@@ -3015,7 +3165,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_telemetry_proto_msgTypes[26]
+	mi := &file_telemetry_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3177,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[26]
+	mi := &file_telemetry_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3190,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{26}
+	return file_telemetry_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Alarm) GetName() string {
@@ -3244,7 +3394,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\v2#.waybill.telemetry.v1.CommandResultH\x00R\x06resultB\b\n" +
 	"\x06recordJ\x04\b\a\x10\x10\"A\n" +
 	"\aRecords\x126\n" +
-	"\arecords\x18\x01 \x03(\v2\x1c.waybill.telemetry.v1.RecordR\arecords\"\xce\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x1c.waybill.telemetry.v1.RecordR\arecords\"\x84\x02\n" +
 	"\aReceipt\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1e\n" +
 	"\n" +
@@ -3254,7 +3404,16 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x06ranges\x18\x04 \x03(\v2\".waybill.telemetry.v1.ReceiptRangeR\x06ranges\x12\x1d\n" +
 	"\n" +
 	"max_format\x18\x05 \x01(\rR\tmaxFormat\x12\x14\n" +
-	"\x05probe\x18\x06 \x01(\fR\x05probeJ\x04\b\a\x10\x10\"\xab\x02\n" +
+	"\x05probe\x18\x06 \x01(\fR\x05probe\x124\n" +
+	"\x06wanted\x18\a \x01(\v2\x1c.waybill.telemetry.v1.WantedR\x06wantedJ\x04\b\b\x10\x10\"m\n" +
+	"\x06Wanted\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\x06R\x05nonce\x129\n" +
+	"\x06ranges\x18\x02 \x03(\v2!.waybill.telemetry.v1.WantedRangeR\x06ranges\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x8d\x01\n" +
+	"\vWantedRange\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12.\n" +
+	"\x04lane\x18\x02 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x122\n" +
+	"\x04seqs\x18\x03 \x03(\v2\x1e.waybill.telemetry.v1.SeqRangeR\x04seqsJ\x04\b\x04\x10\t\"\xab\x02\n" +
 	"\fReceiptRange\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12.\n" +
 	"\x04lane\x18\x02 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x12\x14\n" +
@@ -3299,7 +3458,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"boot_count\x18\t \x01(\rR\tbootCount\x12\x15\n" +
 	"\x06key_id\x18\n" +
 	" \x01(\fR\x05keyId\x12\x18\n" +
-	"\acounter\x18\v \x01(\x04R\acounterJ\x04\b\f\x10\x15\"\xf7\x03\n" +
+	"\acounter\x18\v \x01(\x04R\acounterJ\x04\b\f\x10\x15\"\xb8\x04\n" +
 	"\x06Status\x12\x16\n" +
 	"\x06online\x18\x01 \x01(\bR\x06online\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
@@ -3319,7 +3478,9 @@ const file_telemetry_proto_rawDesc = "" +
 	"\vtime_source\x18\r \x01(\x0e2 .waybill.telemetry.v1.TimeSourceR\n" +
 	"timeSource\x12\x16\n" +
 	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x14\n" +
-	"\x05power\x18\x0f \x01(\tR\x05powerJ\x04\b\x10\x10\x1a\"\x86\x01\n" +
+	"\x05power\x18\x0f \x01(\tR\x05power\x12)\n" +
+	"\x10store_generation\x18\x10 \x01(\x06R\x0fstoreGeneration\x12\x14\n" +
+	"\x05nonce\x18\x11 \x01(\x06R\x05nonceJ\x04\b\x12\x10\x1a\"\x86\x01\n" +
 	"\tLaneDepth\x12.\n" +
 	"\x04lane\x18\x01 \x01(\x0e2\x1a.waybill.telemetry.v1.LaneR\x04lane\x12\x18\n" +
 	"\abatches\x18\x02 \x01(\x04R\abatches\x12\x14\n" +
@@ -3359,7 +3520,7 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x0fTIME_SOURCE_GPS\x10\x03\x12\x15\n" +
 	"\x11TIME_SOURCE_FLOOR\x10\x04\x12\x13\n" +
 	"\x0fTIME_SOURCE_LOG\x10\x05\x12\x19\n" +
-	"\x15TIME_SOURCE_NEIGHBOUR\x10\x06*\x98\x02\n" +
+	"\x15TIME_SOURCE_NEIGHBOUR\x10\x06*\xab\x02\n" +
 	"\n" +
 	"LossReason\x12\x14\n" +
 	"\x10LOSS_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -3376,7 +3537,8 @@ const file_telemetry_proto_rawDesc = "" +
 	"\x12\x0e\n" +
 	"\n" +
 	"LOSS_EPOCH\x10\v\x12\x11\n" +
-	"\rLOSS_BUS_DOWN\x10\f\"\x04\b\r\x10\x1e*`\n" +
+	"\rLOSS_BUS_DOWN\x10\f\x12\x11\n" +
+	"\rLOSS_NOT_KEPT\x10\r\"\x04\b\x0e\x10\x1e*`\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eVERDICT_STORED\x10\x01\x12\x12\n" +
@@ -3396,7 +3558,7 @@ func file_telemetry_proto_rawDescGZIP() []byte {
 }
 
 var file_telemetry_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_telemetry_proto_goTypes = []any{
 	(Lane)(0),             // 0: waybill.telemetry.v1.Lane
 	(Codec)(0),            // 1: waybill.telemetry.v1.Codec
@@ -3424,16 +3586,18 @@ var file_telemetry_proto_goTypes = []any{
 	(*Record)(nil),        // 23: waybill.telemetry.v1.Record
 	(*Records)(nil),       // 24: waybill.telemetry.v1.Records
 	(*Receipt)(nil),       // 25: waybill.telemetry.v1.Receipt
-	(*ReceiptRange)(nil),  // 26: waybill.telemetry.v1.ReceiptRange
-	(*Down)(nil),          // 27: waybill.telemetry.v1.Down
-	(*DownBody)(nil),      // 28: waybill.telemetry.v1.DownBody
-	(*Command)(nil),       // 29: waybill.telemetry.v1.Command
-	(*CommandResult)(nil), // 30: waybill.telemetry.v1.CommandResult
-	(*Status)(nil),        // 31: waybill.telemetry.v1.Status
-	(*LaneDepth)(nil),     // 32: waybill.telemetry.v1.LaneDepth
-	(*Alarm)(nil),         // 33: waybill.telemetry.v1.Alarm
-	nil,                   // 34: waybill.telemetry.v1.DeviceInfo.VersionsEntry
-	nil,                   // 35: waybill.telemetry.v1.Command.ArgumentsEntry
+	(*Wanted)(nil),        // 26: waybill.telemetry.v1.Wanted
+	(*WantedRange)(nil),   // 27: waybill.telemetry.v1.WantedRange
+	(*ReceiptRange)(nil),  // 28: waybill.telemetry.v1.ReceiptRange
+	(*Down)(nil),          // 29: waybill.telemetry.v1.Down
+	(*DownBody)(nil),      // 30: waybill.telemetry.v1.DownBody
+	(*Command)(nil),       // 31: waybill.telemetry.v1.Command
+	(*CommandResult)(nil), // 32: waybill.telemetry.v1.CommandResult
+	(*Status)(nil),        // 33: waybill.telemetry.v1.Status
+	(*LaneDepth)(nil),     // 34: waybill.telemetry.v1.LaneDepth
+	(*Alarm)(nil),         // 35: waybill.telemetry.v1.Alarm
+	nil,                   // 36: waybill.telemetry.v1.DeviceInfo.VersionsEntry
+	nil,                   // 37: waybill.telemetry.v1.Command.ArgumentsEntry
 }
 var file_telemetry_proto_depIdxs = []int32{
 	0,  // 0: waybill.telemetry.v1.Envelope.lane:type_name -> waybill.telemetry.v1.Lane
@@ -3460,28 +3624,32 @@ var file_telemetry_proto_depIdxs = []int32{
 	21, // 21: waybill.telemetry.v1.Epoch.parent_last:type_name -> waybill.telemetry.v1.LaneSeq
 	21, // 22: waybill.telemetry.v1.Epoch.first:type_name -> waybill.telemetry.v1.LaneSeq
 	0,  // 23: waybill.telemetry.v1.LaneSeq.lane:type_name -> waybill.telemetry.v1.Lane
-	34, // 24: waybill.telemetry.v1.DeviceInfo.versions:type_name -> waybill.telemetry.v1.DeviceInfo.VersionsEntry
+	36, // 24: waybill.telemetry.v1.DeviceInfo.versions:type_name -> waybill.telemetry.v1.DeviceInfo.VersionsEntry
 	16, // 25: waybill.telemetry.v1.Record.catalogue:type_name -> waybill.telemetry.v1.CataloguePart
 	18, // 26: waybill.telemetry.v1.Record.clock:type_name -> waybill.telemetry.v1.ClockRecord
 	19, // 27: waybill.telemetry.v1.Record.loss:type_name -> waybill.telemetry.v1.Loss
 	20, // 28: waybill.telemetry.v1.Record.epoch:type_name -> waybill.telemetry.v1.Epoch
 	22, // 29: waybill.telemetry.v1.Record.device:type_name -> waybill.telemetry.v1.DeviceInfo
-	30, // 30: waybill.telemetry.v1.Record.result:type_name -> waybill.telemetry.v1.CommandResult
+	32, // 30: waybill.telemetry.v1.Record.result:type_name -> waybill.telemetry.v1.CommandResult
 	23, // 31: waybill.telemetry.v1.Records.records:type_name -> waybill.telemetry.v1.Record
-	26, // 32: waybill.telemetry.v1.Receipt.ranges:type_name -> waybill.telemetry.v1.ReceiptRange
-	0,  // 33: waybill.telemetry.v1.ReceiptRange.lane:type_name -> waybill.telemetry.v1.Lane
-	6,  // 34: waybill.telemetry.v1.ReceiptRange.verdict:type_name -> waybill.telemetry.v1.Verdict
-	29, // 35: waybill.telemetry.v1.DownBody.command:type_name -> waybill.telemetry.v1.Command
-	35, // 36: waybill.telemetry.v1.Command.arguments:type_name -> waybill.telemetry.v1.Command.ArgumentsEntry
-	32, // 37: waybill.telemetry.v1.Status.queue:type_name -> waybill.telemetry.v1.LaneDepth
-	33, // 38: waybill.telemetry.v1.Status.alarms:type_name -> waybill.telemetry.v1.Alarm
-	4,  // 39: waybill.telemetry.v1.Status.time_source:type_name -> waybill.telemetry.v1.TimeSource
-	0,  // 40: waybill.telemetry.v1.LaneDepth.lane:type_name -> waybill.telemetry.v1.Lane
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	28, // 32: waybill.telemetry.v1.Receipt.ranges:type_name -> waybill.telemetry.v1.ReceiptRange
+	26, // 33: waybill.telemetry.v1.Receipt.wanted:type_name -> waybill.telemetry.v1.Wanted
+	27, // 34: waybill.telemetry.v1.Wanted.ranges:type_name -> waybill.telemetry.v1.WantedRange
+	0,  // 35: waybill.telemetry.v1.WantedRange.lane:type_name -> waybill.telemetry.v1.Lane
+	7,  // 36: waybill.telemetry.v1.WantedRange.seqs:type_name -> waybill.telemetry.v1.SeqRange
+	0,  // 37: waybill.telemetry.v1.ReceiptRange.lane:type_name -> waybill.telemetry.v1.Lane
+	6,  // 38: waybill.telemetry.v1.ReceiptRange.verdict:type_name -> waybill.telemetry.v1.Verdict
+	31, // 39: waybill.telemetry.v1.DownBody.command:type_name -> waybill.telemetry.v1.Command
+	37, // 40: waybill.telemetry.v1.Command.arguments:type_name -> waybill.telemetry.v1.Command.ArgumentsEntry
+	34, // 41: waybill.telemetry.v1.Status.queue:type_name -> waybill.telemetry.v1.LaneDepth
+	35, // 42: waybill.telemetry.v1.Status.alarms:type_name -> waybill.telemetry.v1.Alarm
+	4,  // 43: waybill.telemetry.v1.Status.time_source:type_name -> waybill.telemetry.v1.TimeSource
+	0,  // 44: waybill.telemetry.v1.LaneDepth.lane:type_name -> waybill.telemetry.v1.Lane
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_proto_init() }
@@ -3506,7 +3674,7 @@ func file_telemetry_proto_init() {
 		(*Record_Device)(nil),
 		(*Record_Result)(nil),
 	}
-	file_telemetry_proto_msgTypes[21].OneofWrappers = []any{
+	file_telemetry_proto_msgTypes[23].OneofWrappers = []any{
 		(*DownBody_Command)(nil),
 		(*DownBody_Campaign)(nil),
 	}
@@ -3516,7 +3684,7 @@ func file_telemetry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemetry_proto_rawDesc), len(file_telemetry_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -77,6 +77,20 @@ func (s *intervals) remove(first, last uint64) {
 	s.replace(i, j, rest...)
 }
 
+// keep takes out of the set what is not in t.
+func (s *intervals) keep(t *intervals) {
+	next, over := uint64(0), false // the first number that was not looked at
+	for _, r := range t.ranges {
+		if r.First > next {
+			s.remove(next, r.First-1)
+		}
+		next, over = r.Last+1, r.Last+1 == 0
+	}
+	if !over {
+		s.remove(next, ^uint64(0))
+	}
+}
+
 // replace puts with in the place of ranges i…j−1.
 func (s *intervals) replace(i, j int, with ...buffer.Range) {
 	if len(with) <= j-i {

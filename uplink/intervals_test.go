@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/waybill-telematics/waybill/buffer"
 )
 
 // TestIntervalsAgainstMap does a million random things to the set and to a map of bits.
@@ -44,6 +46,16 @@ func TestIntervalsAgainstMap(t *testing.T) {
 					t.Fatalf("ranges touch: %+v", s.ranges)
 				}
 			}
+			var kept, other intervals
+			kept.ranges = append(kept.ranges, s.ranges...)
+			other.add(first, last)
+			other.add(from, from+1)
+			kept.keep(&other)
+			for i := range uint64(len(bits)) {
+				if kept.contains(i) != (bits[i] && other.contains(i)) {
+					t.Fatalf("%+v kept of %+v is %+v", other.ranges, s.ranges, kept.ranges)
+				}
+			}
 			all := true
 			for i := first; i <= last; i++ {
 				all = all && bits[i]
@@ -69,6 +81,16 @@ func TestIntervalsAtTheEnds(t *testing.T) {
 	if len(s.ranges) != 1 {
 		t.Errorf("the whole is %+v", s.ranges)
 	}
+	s.keep(&intervals{ranges: []buffer.Range{{First: math.MaxUint64, Last: math.MaxUint64}}})
+	if len(s.ranges) != 1 || !s.contains(math.MaxUint64) {
+		t.Errorf("the last number alone is %+v", s.ranges)
+	}
+	s.add(0, math.MaxUint64)
+	s.keep(&s)
+	if s.keep(&intervals{}); !s.empty() {
+		t.Errorf("nothing kept is %+v", s.ranges)
+	}
+	s.add(0, math.MaxUint64)
 	s.remove(0, math.MaxUint64)
 	if !s.empty() {
 		t.Errorf("nothing is %+v", s.ranges)

@@ -92,6 +92,10 @@ type Options struct {
 	// another vehicle has this one's identity. It begins a new epoch, and gives what was rejected other names; what it has
 	// dealt with is settled. The rest is parked. nil: what was rejected so is rejected like anything else.
 	OnConflict func(Conflict) (settled bool)
+	// Recall gives out again what was released and is only kept, for a store that was restored from a copy; OnNotKept takes
+	// the ledger's entries of what it asks for and is not kept. Both count only with AckReceipt. nil Recall: none may ask.
+	Recall    func(epoch uint64, l buffer.Lane, r ...buffer.Range) (buffer.Recalled, error)
+	OnNotKept func(*telemetrypb.Loss)
 	// OnWantCatalogue is told of a catalogue that the store misses.
 	OnWantCatalogue func(short [16]byte)
 	// Topics are subscribed to beside the receipts', by what follows wb1/{tenant}/{device}/.
@@ -115,6 +119,7 @@ type Options struct {
 	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 60 s
 	ParkedRetry    time.Duration // a parked batch is sent again after this long. Default 10 min
 	StatusEvery    time.Duration // default 60 s
+	RecallGap      time.Duration // another store, or another generation, is followed after this long at the soonest. Default 10 min
 	StopTimeout    time.Duration // bound of the farewell when Run is cancelled. Default 3 s
 
 	BackoffBase  time.Duration // default 2 s
@@ -210,7 +215,7 @@ func (o Options) withDefaults() (Options, *endpoint, error) {
 	}{
 		{&o.KeepAlive, 20 * time.Second}, {&o.PingTimeout, 20 * time.Second}, {&o.WriteTimeout, 25 * time.Second},
 		{&o.ConnectTimeout, 15 * time.Second}, {&o.TCPUserTimeout, 30 * time.Second}, {&o.AckTimeout, time.Minute},
-		{&o.ReceiptTimeout, time.Minute}, {&o.ParkedRetry, 10 * time.Minute}, {&o.StatusEvery, time.Minute},
+		{&o.ReceiptTimeout, time.Minute}, {&o.ParkedRetry, 10 * time.Minute}, {&o.StatusEvery, time.Minute}, {&o.RecallGap, 10 * time.Minute},
 		{&o.StopTimeout, 3 * time.Second}, {&o.BackoffBase, 2 * time.Second}, {&o.BackoffCap, 5 * time.Minute},
 		{&o.RefusedRetry, 15 * time.Minute}, {&o.WakeGap, 5 * time.Second}, {&o.PoisonRetry, time.Minute}, {&o.ResetAfter, time.Minute},
 	} {

@@ -30,6 +30,11 @@ func (u *Uplink) receive(s *session, m mqtt.Message) {
 	u.mu.Lock()
 	u.store, u.newest = r.GetStore(), r.GetGeneration()
 	u.mu.Unlock()
+	if u.over(r.GetGeneration()) && r.GetWanted() == nil {
+		u.count.stale.Add(uint64(len(r.GetRanges())))
+		return
+	}
+	u.follow(r.GetStore(), r.GetGeneration(), r.GetWanted())
 	for _, g := range r.GetRanges() {
 		if !u.takeRange(r, g) {
 			continue

@@ -45,6 +45,8 @@ type State struct {
 	BatchesOverdue  uint64 // whose receipt stayed out too long
 	Mismatches      uint64 // receipt ranges that did not fit
 	OtherEpoch      uint64 // receipt ranges of another queue
+	Recalled        uint64 // batches that a store asked for after their release, and that were kept
+	NotKept         uint64 // and that were not
 	Unrendered      uint64 // batches that could not go in plain or json
 	Unreadable      uint64 // batches that could not be sent at all
 	BytesSent       uint64 // handed to TLS, websocket or the kernel
@@ -75,7 +77,7 @@ func (u *Uplink) State() State {
 		Receipts: c.receipts.Load(), BatchesSent: c.batchesSent.Load(), BatchesReleased: c.released.Load(),
 		BatchesResent: c.resent.Load(), BatchesRejected: c.rejected.Load(), BatchesParked: c.parked.Load(),
 		BatchesOverdue: c.overdue.Load(), Mismatches: c.mismatches.Load(), OtherEpoch: c.otherEpoch.Load(),
-		Unrendered: c.unrendered.Load(), Unreadable: c.unreadable.Load(), BytesSent: c.bytesSent.Load(),
+		Recalled: c.recalled.Load(), NotKept: c.notKept.Load(), Unrendered: c.unrendered.Load(), Unreadable: c.unreadable.Load(), BytesSent: c.bytesSent.Load(),
 	}
 	live := u.live.Load()
 	u.mu.Lock()
@@ -103,6 +105,7 @@ type counts struct {
 	batchesSent, released, resent, rejected, parked   atomic.Uint64
 	overdue, mismatches, otherEpoch, stale, malformed atomic.Uint64
 	unrendered, unreadable, denied, foreign           atomic.Uint64
+	recalled, notKept                                 atomic.Uint64
 	bytesSent, bytesReceived                          atomic.Uint64
 	attempts, refusals, resumed                       atomic.Uint64
 }
@@ -138,6 +141,8 @@ func (u *Uplink) register(r prometheus.Registerer) error {
 	counter("batches_rejected_total", "Batches that the store rejected.", &c.rejected)
 	counter("batches_parked_total", "Batches that the store parked.", &c.parked)
 	counter("batches_overdue_total", "Batches whose receipt stayed out too long.", &c.overdue)
+	counter("batches_recalled_total", "Batches sent again because a store that was restored asked for them.", &c.recalled)
+	counter("batches_not_kept_total", "Batches that such a store asked for and that were not kept.", &c.notKept)
 	counter("batches_unrendered_total", "Batches that could not be rendered and went in columns.", &c.unrendered)
 	counter("batches_unreadable_total", "Batches that could not be sent.", &c.unreadable)
 	counter("receipt_mismatches_total", "Receipt ranges that did not fit what is held.", &c.mismatches)

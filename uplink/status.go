@@ -45,6 +45,9 @@ func (u *Uplink) status(online bool, reason string) []byte {
 	s.Online, s.Reason = online, reason
 	s.Tenant, s.Device = u.o.Tenant, u.o.Device
 	s.Epoch = u.queue.Epoch()
+	if online {
+		u.sayGeneration(s)
+	}
 	if s.Alarms == nil {
 		for _, a := range u.o.Alarms.Standing() {
 			s.Alarms = append(s.Alarms, &telemetrypb.Alarm{Name: a.Name, Text: a.Text, SinceBootNs: a.Since, Times: a.Times})

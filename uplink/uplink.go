@@ -56,6 +56,7 @@ type Uplink struct {
 	nextTry time.Time
 	store   string // who sent the last receipt
 	newest  uint64 // its generation
+	rec     recall
 }
 
 // New makes an Uplink and checks its options; it opens nothing.
@@ -67,6 +68,7 @@ func New(o Options, q Queue) (*Uplink, error) {
 	u := &Uplink{
 		o: o, end: end, queue: q, win: newWindow(), payload: min(firstPayload, o.PayloadBytes), changed: make(chan struct{}),
 		hints: hints{wake: make(chan struct{}, 1)},
+		rec:   recall{nonce: newNonce()},
 		phase: Offline, reason: "not started", born: time.Now(), since: time.Now(),
 	}
 	if err := u.register(o.Metrics); err != nil {
@@ -290,6 +292,7 @@ func (u *Uplink) release(l buffer.Lane, ranges ...buffer.Range) {
 	u.mu.Lock()
 	for _, r := range ranges {
 		u.win.released(l, r.First, r.Last)
+		u.arrivedAgain(l, r.First, r.Last)
 		u.count.released.Add(r.Last - r.First + 1)
 	}
 	u.win.trim()

@@ -39,6 +39,7 @@ type Disk struct {
 	used  bool // a control batch of this epoch is stored
 	max   int64
 	fail  error
+	keep  bool
 	open  *Memory
 	lanes map[buffer.Lane]*diskLane
 }
@@ -49,15 +50,24 @@ type diskLane struct {
 	batches  map[uint64]buffer.Record
 	journal  map[uint64][]buffer.JournalEntry
 	released ranges.Set
+	kept     map[uint64]buffer.Record // released, for Recall
 }
 
 // NewDisk makes an empty disk; a queue on it holds at most maxBytes of batches, 0 = no bound.
 func NewDisk(epoch uint64, maxBytes int64) *Disk {
 	d := &Disk{epoch: epoch, clean: true, max: maxBytes, lanes: map[buffer.Lane]*diskLane{}}
 	for _, l := range buffer.Lanes() {
-		d.lanes[l] = &diskLane{next: 1, batches: map[uint64]buffer.Record{}, journal: map[uint64][]buffer.JournalEntry{}}
+		d.lanes[l] = &diskLane{next: 1, batches: map[uint64]buffer.Record{}, journal: map[uint64][]buffer.JournalEntry{},
+			kept: map[uint64]buffer.Record{}}
 	}
 	return d
+}
+
+// Keep makes queues on this disk keep for ever what they release, for Recall.
+func (d *Disk) Keep() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keep = true
 }
 
 // Fail makes every later Commit and Sync fail with err, until it is called with nil.
@@ -272,6 +282,9 @@ func (m *Memory) persist() {
 			if ln.released.Contains(seq) {
 				dl.released.Add(buffer.Range{First: seq, Last: seq})
 				dl.next = max(dl.next, seq+1)
+				if m.d.keep {
+					dl.kept[seq] = dl.batches[seq]
+				}
 				delete(dl.batches, seq)
 			} else {
 				dl.next = max(dl.next, seq+1)
@@ -340,6 +353,40 @@ func (m *Memory) ReleaseEpoch(epoch uint64, l buffer.Lane, r ...buffer.Range) er
 		return m.Release(l)
 	}
 	return m.Release(l, r...)
+}
+
+// Recall gives out again what was released and kept, until the queue is closed or crashes.
+func (m *Memory) Recall(epoch uint64, l buffer.Lane, r ...buffer.Range) (out buffer.Recalled, err error) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	if m.closed {
+		return out, buffer.ErrClosed
+	}
+	if epoch != m.d.epoch {
+		return buffer.Recalled{Gone: r}, nil
+	}
+	ln, dl := m.lanes[l], m.d.lanes[l]
+	var back, live, gone ranges.Set
+	for _, r := range r {
+		asked := buffer.Range{First: max(r.First, 1), Last: min(r.Last, ln.next-1)}
+		for seq := asked.First; seq <= asked.Last; seq++ {
+			one := buffer.Range{First: seq, Last: seq}
+			if !ln.released.Contains(seq) {
+				live.Add(one)
+				continue
+			}
+			if kept, there := dl.kept[seq]; there {
+				dl.batches[seq] = kept
+			}
+			if _, there := dl.batches[seq]; there {
+				back.Add(one)
+				ln.released.Remove(one)
+			} else {
+				gone.Add(one)
+			}
+		}
+	}
+	return buffer.Recalled{Back: back, Live: live, Gone: gone}, nil
 }
 
 // Sync persists what was released.

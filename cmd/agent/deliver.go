@@ -23,6 +23,7 @@ func (a *agent) openUplink() error {
 		return a.vehicle.selection.Catalogue()
 	}
 	o.OnRejected, o.OnMessage = a.pipe.Ledger().AddLoss, a.heard
+	o.Recall, o.OnNotKept = a.queue.Recall, a.pipe.Ledger().AddLoss
 	o.OnWantCatalogue = func(short [16]byte) {
 		if short == a.vehicle.selection.ShortHash() {
 			a.emitCatalogue()

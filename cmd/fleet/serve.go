@@ -47,6 +47,7 @@ fails, the connection is dropped and the broker sends them again. One line says 
 object per interval:
 
   payloads, duplicates, rejected, malformed   since the start
+  wanted                                      likewise: batches that vehicles were asked for after a restore
   batches, samples, parked, losses, devices   in the store
   gaps                                        sequence numbers that never came and that nothing accounts for`,
 		Args: cli.NoArguments,
@@ -160,6 +161,7 @@ type serveStatus struct {
 	Parked     int64     `json:"parked"`
 	Rejected   uint64    `json:"rejected"`
 	Malformed  uint64    `json:"malformed"`
+	Wanted     uint64    `json:"wanted"`
 	Gaps       uint64    `json:"gaps"`
 	Losses     int64     `json:"losses"`
 	Devices    int64     `json:"devices"`
@@ -169,7 +171,7 @@ func statusOf(s store.Store, r *ingest.Receiver) serveStatus {
 	t, c := s.Totals(), r.Counts()
 	return serveStatus{
 		Time: time.Now().UTC(), Connected: r.Connected(), Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
-		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
+		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
 	}
 }
 

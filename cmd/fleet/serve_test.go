@@ -372,13 +372,13 @@ func TestUsage(t *testing.T) {
 		{"serve", "--db", db, "--broker", "tcp://u:p@127.0.0.1:1"}, {"serve", "--db", db, "--broker", "ssl://127.0.0.1:1", "--cert", "x"},
 		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--ca", "x"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--every", "0s"},
 		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--tenant", "a/b"}, {"serve", "--db", db, "--broker", "http://127.0.0.1:1"},
-		{"ls"}, {"samples", "--db", db, "--from", "yesterday"}, {"nonsense"}, {"gaps", "--db", db, "extra"}, {"ls", "--nonsense"},
+		{"ls"}, {"samples", "--db", db, "--from", "yesterday"}, {"nonsense"}, {"gaps", "--db", db, "extra"}, {"ls", "--nonsense"}, {"restored"},
 	} {
 		if text, code := run(args...); code != cli.Usage {
 			t.Errorf("%v: exit code %d, want %d: %s", args, code, cli.Usage, text)
 		}
 	}
-	for _, name := range []string{"ls", "samples", "gaps", "losses", "dead"} {
+	for _, name := range []string{"ls", "samples", "gaps", "losses", "dead", "restored"} {
 		if text, code := run(name, "--db", db); code != cli.Failed {
 			t.Errorf("%s of a store that is not there: exit code %d: %s", name, code, text)
 		}

@@ -53,6 +53,7 @@ type Counts struct {
 	Rejected   uint64 // batches: malformed inside, in conflict, or foreign
 	Malformed  uint64 // payloads, or batches in them, that nothing can be said about
 	Retimed    uint64 // samples
+	Wanted     uint64 // batches that vehicles were asked for, those that are on their way included
 }
 
 // Add sums.
@@ -66,6 +67,7 @@ func (c *Counts) Add(d Counts) {
 	c.Rejected += d.Rejected
 	c.Malformed += d.Malformed
 	c.Retimed += d.Retimed
+	c.Wanted += d.Wanted
 }
 
 // Ingester applies messages to a store. It is safe for use from several goroutines, as the store is.
@@ -104,10 +106,11 @@ func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Coun
 	}
 	var replies []Reply
 	var counts Counts
+	var asked questions
 	err := g.store.Update(ctx, func(tx store.Tx) error {
-		replies, counts = nil, Counts{} // Update may run this again
+		replies, counts, asked = nil, Counts{}, questions{} // Update may run this again
 		for i := range opened {
-			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts}
+			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts, asked: &asked}
 			if err := a.run(&opened[i]); err != nil {
 				return fmt.Errorf("message on %s: %w", messages[i].Topic, err)
 			}
@@ -118,7 +121,7 @@ func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Coun
 	if err != nil {
 		return nil, Counts{}, err
 	}
-	return replies, counts, nil
+	return append(replies, g.answers(&asked, &counts)...), counts, nil
 }
 
 // application is one message being applied.
@@ -128,6 +131,7 @@ type application struct {
 	now     time.Time
 	message Message
 	counts  *Counts
+	asked   *questions
 
 	tenant, name string // as the topic says
 	device       int64
@@ -157,6 +161,9 @@ func (a *application) run(o *opened) error {
 	}
 	switch {
 	case o.status != nil:
+		if err := a.asks(o.status); err != nil {
+			return err
+		}
 		return a.tx.PutStatus(a.device, o.status, a.now)
 	case o.result != nil:
 		return a.tx.PutResult(a.device, o.result, a.now)

@@ -29,7 +29,8 @@ func (c *laneCover) last() uint64 { return max(c.arrived.Max(), c.announced) }
 
 // coverage is laneCover for every sequence. It is guarded by SQLite.mu.
 type coverage struct {
-	lanes map[laneKey]*laneCover
+	lanes   map[laneKey]*laneCover
+	devices map[int64][]laneKey // the keys of lanes
 }
 
 func (c *coverage) lane(k laneKey) *laneCover {
@@ -37,6 +38,7 @@ func (c *coverage) lane(k laneKey) *laneCover {
 	if l == nil {
 		l = &laneCover{}
 		c.lanes[k] = l
+		c.devices[k.device] = append(c.devices[k.device], k)
 	}
 	return l
 }
@@ -100,7 +102,7 @@ func (c *coverage) keys() []laneKey {
 
 // loadCoverage reads it from the tables.
 func loadCoverage(ctx context.Context, db *sql.DB) (*coverage, error) {
-	c := &coverage{lanes: map[laneKey]*laneCover{}}
+	c := &coverage{lanes: map[laneKey]*laneCover{}, devices: map[int64][]laneKey{}}
 	// Runs of consecutive numbers share the difference between the number and its place in order.
 	err := eachRow(ctx, db, func(rows *sql.Rows) error {
 		var device, epoch, lane, first, last int64

@@ -51,6 +51,30 @@ func (s *Ranges) Max() uint64 {
 	return s.list[len(s.list)-1].Last
 }
 
+// Without lists those numbers of a closed range that are not in the set.
+func (s *Ranges) Without(first, last uint64) []Range {
+	var left []Range
+	for _, r := range s.list {
+		if first > last || r.First > last {
+			break
+		}
+		if r.Last < first {
+			continue
+		}
+		if r.First > first {
+			left = append(left, Range{first, r.First - 1})
+		}
+		if r.Last >= last {
+			return left
+		}
+		first = r.Last + 1
+	}
+	if first <= last {
+		left = append(left, Range{first, last})
+	}
+	return left
+}
+
 // Missing lists the numbers from 1 to last that are not in the set.
 func (s *Ranges) Missing(last uint64) []Range {
 	var gaps []Range

@@ -20,7 +20,8 @@ import (
 // Options of a SQLite store.
 type Options struct {
 	ReadOnly bool         // open an existing store for reading beside its writer; Update fails
-	Rand     io.Reader    // makes the generation of a new store; required unless ReadOnly
+	Restored bool         // begin a new generation: the operator knows that the store was restored from a copy
+	Rand     io.Reader    // makes generations; required unless ReadOnly
 	Log      *slog.Logger // nil: nothing is logged
 	// LetterBytes is how much of a dead letter is kept, in bytes (0: 64 KiB), and Letters how many are kept (0: 10,000).
 	LetterBytes int
@@ -28,7 +29,7 @@ type Options struct {
 }
 
 // SQLite is a Store in one file: for one machine and the bench. Write-ahead log, synchronous FULL, one writer, which
-// holds FILE.lock for as long as it is open.
+// holds FILE.lock for as long as it is open. What it last committed stands in FILE.lock as well (generation.go).
 type SQLite struct {
 	db         *sql.DB
 	o          Options
@@ -36,8 +37,9 @@ type SQLite struct {
 	name       string
 	generation uint64
 
-	write sync.Mutex // guards the writer: w and the catalogue cache
+	write sync.Mutex // guards the writer: w, the catalogue cache and the mark
 	w     *writer
+	mark  mark
 
 	mu     sync.Mutex // guards what follows: what commits have changed
 	cover  *coverage
@@ -83,6 +85,11 @@ func (s *SQLite) open(ctx context.Context, file string) error {
 	}
 	if err := s.loadMeta(ctx); err != nil {
 		return err
+	}
+	if !s.o.ReadOnly {
+		if err := s.checkGeneration(ctx); err != nil {
+			return err
+		}
 	}
 	if s.cover, err = loadCoverage(ctx, s.db); err != nil {
 		return fmt.Errorf("count what is there: %w", err)
@@ -200,7 +207,7 @@ func (s *SQLite) loadMeta(ctx context.Context) error {
 // Name is the store's name in receipts.
 func (s *SQLite) Name() string { return s.name }
 
-// Generation is random and made with the store. A store restored from a copy must get another one.
+// Generation is random, made with the store, and another one after it was restored from a copy.
 func (s *SQLite) Generation() uint64 { return s.generation }
 
 // Update runs f in one transaction. On an error nothing of it remains, in the file or in memory.
@@ -217,6 +224,7 @@ func (s *SQLite) Update(ctx context.Context, f func(Tx) error) error {
 	err := f(t)
 	if err == nil {
 		if err = s.w.exec(ctx, "COMMIT"); err == nil {
+			s.keepMark(t.batch)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for _, change := range t.committed {
@@ -246,7 +254,7 @@ func (s *SQLite) Close() error {
 		errs = append(errs, s.db.Close())
 	}
 	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+		errs = append(errs, s.lock.Sync(), s.lock.Close())
 	}
 	return errors.Join(errs...)
 }

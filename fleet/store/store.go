@@ -219,11 +219,17 @@ var ErrParts = errors.New("the parts do not make up the catalogue")
 
 // Store is a store. It is safe for use from several goroutines; there is one writer at a time.
 type Store interface {
-	// Name and Generation stand in receipts. The generation is random and made with the store.
+	// Name and Generation stand in receipts. The generation is random, and another one once the store was restored
+	// from a copy: it may lack what it has confirmed.
 	Name() string
 	Generation() uint64
 	// Update runs f in one transaction, which is durable when Update returns nil and without any trace otherwise.
 	Update(ctx context.Context, f func(Tx) error) error
+
+	// Lacks lists what of a device's numbers neither came nor is accounted for, up to the highest that is known and to
+	// those that the device says to have given: at most `most` ranges, those of the control lane first, and whether
+	// there are more.
+	Lacks(device int64, given []Given, most int) (list []Lack, more bool)
 
 	Totals() Totals
 	Devices(ctx context.Context) ([]Device, error)

@@ -20,6 +20,7 @@ type tx struct {
 	ctx       context.Context
 	w         *writer
 	o         Options
+	batch     int64 // row of the last batch that was put in; 0: none
 	committed []func(*coverage, *Totals)
 }
 
@@ -87,6 +88,7 @@ func (t *tx) PutBatch(device int64, b *Batch) (Put, error) {
 	if !found {
 		return t.compare(device, b)
 	}
+	t.batch = id
 	if len(b.Supersedes) > 0 {
 		if err := t.w.loadCopied(t); err != nil {
 			return Put{}, err
@@ -257,6 +259,17 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 	list := []Range{}
 	for _, r := range l.GetSeqs() {
 		list = append(list, Range{r.GetFirst(), r.GetLast()})
+	}
+	switch l.GetReason() {
+	case telemetrypb.LossReason_LOSS_NOT_KEPT:
+		var err error
+		if l, list, err = t.reallyLost(device, l, list); err != nil || len(list) == 0 {
+			return err
+		}
+	case telemetrypb.LossReason_LOSS_REJECTED:
+		if known, err := t.rejectedBefore(device, l, list); err != nil || known {
+			return err
+		}
 	}
 	seqs, err := json.Marshal(list)
 	if err != nil {

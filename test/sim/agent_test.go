@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -107,7 +108,7 @@ func startAgent(t testing.TB, w *week) *agent {
 	if w.plant == ackOnToken {
 		ack = uplink.AckPuback
 	}
-	a.uplink, err = uplink.New(uplink.Options{
+	o := uplink.Options{
 		URL: "tcp://broker.example:1883", Insecure: true, Tenant: "acme", Device: "car-1", Dial: w.broker.dial, Ack: ack,
 		Clocks: a.times.Clock, OnRejected: a.pipe.Ledger().AddLoss,
 		OnWantCatalogue: func(short [16]byte) {
@@ -117,10 +118,22 @@ func startAgent(t testing.TB, w *week) *agent {
 				}
 			}
 		},
-		InFlight: w.inFlight, PayloadBytes: w.payloadBytes, StatusEvery: 10 * time.Minute, StopTimeout: 200 * time.Millisecond,
+		InFlight: w.inFlight, PayloadBytes: w.payloadBytes, StatusEvery: statusEvery, StopTimeout: 200 * time.Millisecond,
 		BackoffCap: time.Minute, Rand: momentary(w.seed, 5),
 		Alarms: alarm.NewBoard(w.machine.Boot, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler),
-	}, a.handle)
+	}
+	if w.recalls {
+		o.Recall, o.OnNotKept = a.handle.Recall, a.pipe.Ledger().AddLoss
+		o.Status = func() *telemetrypb.Status {
+			st := &telemetrypb.Status{}
+			for l, s := range a.handle.Stats().Lanes {
+				st.Queue = append(st.Queue, &telemetrypb.LaneDepth{Lane: telemetrypb.Lane(l), NextSeq: s.Next})
+			}
+			slices.SortFunc(st.Queue, func(a, b *telemetrypb.LaneDepth) int { return int(a.Lane) - int(b.Lane) })
+			return st
+		}
+	}
+	a.uplink, err = uplink.New(o, a.handle)
 	check(err)
 	var pipeContext, uplinkContext context.Context
 	pipeContext, a.stopPipe = context.WithCancel(context.Background())

@@ -35,6 +35,8 @@ type disk struct {
 	began   time.Time               // of the commit under way; zero: there is none
 	took    time.Duration           // of the last
 	late    []lateBatch             // by a planted bug
+
+	recalled uint64 // batches
 }
 
 // lateBatch is one that a lying disk has confirmed.
@@ -171,6 +173,19 @@ func (h *handle) Release(l buffer.Lane, r ...buffer.Range) error {
 		return buffer.ErrClosed
 	}
 	return h.Queue.Release(l, r...)
+}
+
+func (h *handle) Recall(epoch uint64, l buffer.Lane, r ...buffer.Range) (buffer.Recalled, error) {
+	if h.gone() {
+		return buffer.Recalled{}, buffer.ErrClosed
+	}
+	out, err := h.Queue.(*buffertest.Memory).Recall(epoch, l, r...)
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	for _, r := range out.Back {
+		h.disk.recalled += r.Count()
+	}
+	return out, err
 }
 
 // Commit takes its time, and the process may be killed on either side of what makes it durable.

@@ -139,6 +139,43 @@ func (m *memStore) Totals() (t store.Totals) {
 	return t
 }
 
+// Lacks knows one vehicle of one epoch, as Totals does.
+func (m *memStore) Lacks(_ int64, given []store.Given, _ int) (list []store.Lack, more bool) {
+	type lane struct {
+		epoch uint64
+		lane  telemetrypb.Lane
+	}
+	known, last := map[lane]*store.Ranges{}, map[lane]uint64{}
+	note := func(l lane, first, to uint64) {
+		if known[l] == nil {
+			known[l] = &store.Ranges{}
+		}
+		known[l].Add(first, to)
+	}
+	for _, b := range m.s.order {
+		l := lane{b.Epoch, b.Lane}
+		note(l, b.Seq, b.Seq)
+		last[l] = max(last[l], b.Seq)
+	}
+	for _, l := range m.s.losses {
+		for _, r := range l.GetSeqs() {
+			note(lane{l.GetEpoch(), l.GetLane()}, r.GetFirst(), r.GetLast())
+		}
+	}
+	for _, g := range given {
+		l := lane{g.Epoch, g.Lane}
+		note(l, 1, 0)
+		last[l] = max(last[l], g.Last)
+	}
+	for l, newest := range last {
+		if missing := known[l].Missing(newest); len(missing) > 0 {
+			list = append(list, store.Lack{Epoch: l.epoch, Lane: l.lane, Seqs: missing})
+		}
+	}
+	slices.SortFunc(list, func(a, b store.Lack) int { return int(a.Lane) - int(b.Lane) })
+	return list, false
+}
+
 // memTx is a transaction that cannot fail.
 type memTx struct {
 	store.Tx // nil: what is not written here is not called

@@ -22,6 +22,7 @@ type mqttBroker struct {
 	down     bool       // refuses connections
 	covered  bool       // the vehicle reaches the network
 	withheld bool       // no PUBACKs
+	statuses bool       // statuses wait for the fleet as well
 	bound    int        // bytes after which a new connection breaks; 0: none does
 	conns    map[*end]*mqttSession
 	sessions map[string]*mqttSession
@@ -121,7 +122,7 @@ func (b *mqttBroker) answer(c *end, p packets.ControlPacket) bool {
 	case *packets.PublishPacket:
 		b.stats.publishes++
 		b.see(p.TopicName, p.Payload)
-		if ours(p.TopicName) {
+		if b.statuses || ours(p.TopicName) {
 			b.waiting = append(b.waiting, published{p.TopicName, p.Payload})
 		}
 		select {

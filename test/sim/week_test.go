@@ -69,6 +69,7 @@ type week struct {
 	perilous    []peril                 // what is to come in this drive, soonest first
 	restored    map[string]map[int]bool // samples that the store had and its copy had not
 	wasRestored bool
+	recalls     bool             // the queue keeps what is released, and a restored store may ask for it
 	rows        []*store.Reading // what the store has in the end
 	losses      []store.LossEntry
 	forgotten   []store.LossEntry // the store had them before it was restored
@@ -137,6 +138,10 @@ func (w *week) live(t *testing.T, real bool) {
 	w.payloadBytes = 1 << (10 + w.random.IntN(7))
 	w.disk = newDisk(w.dir, w.seed, real)
 	w.broker = newMQTTBroker(w.between(5*time.Millisecond, 400*time.Millisecond))
+	if w.recalls = w.plant == soundAgent && !real && w.seed%3 == 0; w.recalls {
+		w.disk.memory.Keep()
+		w.broker.statuses = true
+	}
 	trace := fnv.New64a()
 	w.broker.see = func(topic string, payload []byte) {
 		fmt.Fprintf(trace, "%d %s %d\n", time.Since(w.began), topic, len(payload))
@@ -219,6 +224,9 @@ func (w *week) cut() {
 	w.broker.each((*end).reset)
 	w.agent.kill(w.t)
 }
+
+// statusEvery is how often the vehicle says how it is.
+const statusEvery = 10 * time.Minute
 
 // commitEvery is the pipeline's default.
 const commitEvery = time.Second
@@ -375,6 +383,14 @@ func (w *week) repair() {
 		if err != nil {
 			w.t.Errorf("P1: %v; %v", err, w.agent.uplink.State())
 			break
+		}
+		if w.recalls { // each round of asking takes a status
+			for range 5 {
+				time.Sleep(statusEvery + 10*time.Second)
+				if err := w.agent.uplink.Drain(ctx); err != nil {
+					w.t.Errorf("P1: %v; %v", err, w.agent.uplink.State())
+				}
+			}
 		}
 		time.Sleep(10 * time.Second) // what the losses and the receipts still have to say
 		if round > 0 {

@@ -20,6 +20,7 @@ type weekResult struct {
 	Cut       int           // lost by a kill, within what may be
 	Counted   int           // missing and in the ledger
 	Restored  int           // forgotten by a store that was restored
+	Recalled  uint64        // batches that such a store got back
 	Unbounded int           // stored, and nobody vouches for their time
 	Worst     time.Duration // off the truth, of those that GPS dates to the second
 
@@ -33,6 +34,7 @@ func (r *weekResult) add(s weekResult) {
 	r.Cut += s.Cut
 	r.Counted += s.Counted
 	r.Restored += s.Restored
+	r.Recalled += s.Recalled
 	r.Unbounded += s.Unbounded
 	r.Worst = max(r.Worst, s.Worst)
 	r.Connections += s.Connections
@@ -45,14 +47,22 @@ func (r *weekResult) add(s weekResult) {
 // verdict holds what the store has in the end to what was taken. The first finding is returned.
 func (w *week) verdict() (r weekResult, err error) {
 	r = weekResult{Weeks: 1, Connections: w.broker.stats.connections, Publishes: w.broker.stats.publishes, Forgotten: w.broker.stats.forgotten,
-		ReceiptsLost: w.fleet.lost, Kills: len(w.kills)}
+		ReceiptsLost: w.fleet.lost, Kills: len(w.kills), Recalled: w.disk.recalled}
 	if w.bad != nil {
 		return r, w.bad
 	}
 	if w.fleet.failed != nil {
 		return r, w.fleet.failed
 	}
-	losses := append(w.losses, w.forgotten...)
+	losses := w.losses
+	if !w.recalls { // else they come again
+		losses = append(losses, w.forgotten...)
+	}
+	for _, l := range losses {
+		if l.Reason == telemetrypb.LossReason_LOSS_NOT_KEPT.String() {
+			return r, fmt.Errorf("P1: everything is kept, and the ledger has %+v", l)
+		}
+	}
 	there := map[string][]*store.Reading{}
 	for name, truths := range w.truths {
 		there[name] = make([]*store.Reading, len(truths))
@@ -93,7 +103,7 @@ func (w *week) verdict() (r weekResult, err error) {
 	if uint64(r.Counted) > ledger {
 		return r, fmt.Errorf("P1: %d samples are missing, the ledger counts %d", r.Counted, ledger)
 	}
-	if !w.wasRestored {
+	if !w.wasRestored || w.recalls {
 		if t := w.totals; t.Gaps > 0 || t.Parked > 0 || t.Letters > 0 || t.Rejected > 0 {
 			return r, fmt.Errorf("P1: store %+v", t)
 		}
@@ -115,7 +125,7 @@ func (w *week) excuse(r *weekResult, name string, serial int, losses []store.Los
 		}
 	}
 	switch {
-	case w.restored[name][serial]:
+	case w.restored[name][serial] && !w.recalls:
 		r.Restored++
 	case hasLoss:
 		r.Counted++

@@ -63,6 +63,8 @@ type Store struct {
 	again    int
 	number   uint64
 	errors   []error
+
+	generation uint64
 }
 
 // NewStore attaches a store to a broker under a client id of its own; see Attached. It attaches again when the
@@ -71,7 +73,7 @@ func NewStore(addr, id string) *Store {
 	s := &Store{
 		addr: addr, id: id, stop: make(chan struct{}), inbox: make(chan paho.Message, 1024),
 		seen: map[Key]uint32{}, parkedOf: map[*telemetrypb.ReceiptRange]string{},
-		waiting: map[Key]Stored{},
+		waiting: map[Key]Stored{}, generation: 1,
 	}
 	s.tasks.Go(s.stay)
 	s.tasks.Go(s.work)
@@ -127,6 +129,13 @@ func (s *Store) Send(tenant, device string, ranges ...*telemetrypb.ReceiptRange)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sendLocked(telemetrypb.Topic(tenant, device, telemetrypb.TopicReceipt), ranges)
+}
+
+// SetGeneration makes the store one of another generation; it begins with 1.
+func (s *Store) SetGeneration(g uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation = g
 }
 
 // Attached says whether the store is connected and subscribed: what is published before is not for it.
@@ -348,7 +357,7 @@ func (s *Store) sendLocked(topic string, ranges []*telemetrypb.ReceiptRange) {
 		return
 	}
 	s.number++
-	b, err := proto.Marshal(&telemetrypb.Receipt{Store: s.id, Generation: 1, Number: s.number, Ranges: ranges, MaxFormat: telemetrypb.Format})
+	b, err := proto.Marshal(&telemetrypb.Receipt{Store: s.id, Generation: s.generation, Number: s.number, Ranges: ranges, MaxFormat: telemetrypb.Format})
 	if err != nil {
 		s.errors = append(s.errors, err)
 		return
