@@ -174,7 +174,7 @@ func (s *session) open(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: conn, writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived, wire: &s.u.wire}
+	l := &link{Conn: conn, writing: make(chan struct{}, 1), writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived, wire: &s.u.wire}
 	l.published = func(bytes uint64) {
 		s.u.carried(telemetrypb.Lane(s.lane.Load()), bytes)
 		signal(s.wrote)
