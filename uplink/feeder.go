@@ -120,7 +120,7 @@ func (s *session) load(cargo *load, alone bool) (*flight, []byte) {
 			return nil, nil
 		}
 	}
-	f := &flight{lane: l, bytes: len(payload), alone: alone}
+	f := &flight{lane: l, bytes: len(payload), alone: alone, large: cargo.large, weight: cargo.size}
 	for i := range cargo.parcels {
 		f.seqs = append(f.seqs, cargo.parcels[i].key.seq)
 	}
@@ -149,6 +149,7 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	s.flying = append(s.flying, f)
 	s.flyingBytes += f.bytes
 	if f.lane != 0 {
+		u.reach.launched(f, u.payload)
 		u.count.payloads.Add(1)
 	}
 	return true

@@ -133,10 +133,12 @@ type Options struct {
 	Metrics prometheus.Registerer // nil: none
 }
 
-// Sessions shorter than this are short; as many of them in a row mean another client with the same id.
+// Sessions shorter than this are short; so many of them, none of Options.ResetAfter between, mean another client with the
+// same id.
 const (
 	shortSession = 5 * time.Second
 	duelSessions = 3
+	unheardTries = 3 // so many tries in a row that the broker ended before it answered are an alarm
 )
 
 // A batch in flight at so many losses in a row travels alone; at so many more losses it is called poison.

@@ -51,6 +51,7 @@ type parcel struct {
 // load is a payload being packed: parcels of one lane, one form and one of live or backlog.
 type load struct {
 	parcels []parcel
+	large   bool // a trial of the broker's limit
 	clocks  map[[16]byte]*telemetrypb.ClockRecord
 	size    int
 }
@@ -142,10 +143,10 @@ func (u *Uplink) nextUnsent(l buffer.Lane, lo, hi uint64) (rec buffer.Record, ok
 	}
 }
 
-// nextFree skips what is on its way, parked or set aside.
+// nextFree skips what is on its way, parked, set aside or too large.
 func (l *lane) nextFree(from uint64) (seq uint64, ok bool) {
 	for seq = from; ; from = seq {
-		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside} {
+		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside, &l.large} {
 			if seq, ok = set.nextFree(seq); !ok {
 				return 0, false
 			}
@@ -178,6 +179,9 @@ func (u *Uplink) gather(c class, limit int) *load {
 		p, err := u.open(rec)
 		if err != nil {
 			u.setUnreadable(rec, err)
+			continue
+		}
+		if u.tooLarge(p) {
 			continue
 		}
 		p.backlog = rec.Seq < liveFrom
@@ -233,7 +237,7 @@ func (u *Uplink) gatherSuspect(now time.Time) *load {
 		cargo.put(*p)
 		return cargo
 	}
-	return nil
+	return u.gatherLarge(now)
 }
 
 // open reads a batch's envelope and, where its lane is published in plain, renders it.

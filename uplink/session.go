@@ -47,6 +47,13 @@ type session struct {
 	acks        int // PUBACKs of batches
 	ackedBytes  int64
 	inARow      int // PUBACKs since the payload size last changed
+	pubacks     int // of batches and status
+
+	// Written by finish.
+	few      bool // little was acknowledged for a connection
+	mute     bool // something was published and nothing acknowledged
+	quiet    bool // nothing was in flight
+	troubled bool // what was next in line has broken connections before
 }
 
 // killGrace is how long paho may take to report a link that we closed, before the session ends without its word.
@@ -54,12 +61,13 @@ const killGrace = 10 * time.Second
 
 // outcome is how a session ended.
 type outcome struct {
-	online bool // the broker accepted us
-	lived  time.Duration
-	acks   int
-	left   bool // we left to connect anew
-	code   byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
-	err    error
+	online                     bool // the broker accepted us
+	lived                      time.Duration
+	acks                       int
+	left                       bool // we left to connect anew
+	few, mute, quiet, troubled bool // see session
+	code                       byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
+	err                        error
 }
 
 func newSession(u *Uplink) *session {
@@ -83,6 +91,7 @@ func (s *session) run(ctx context.Context) outcome {
 	s.began = time.Now()
 	s.u.o.Alarms.Clear(alarmCredentials)
 	s.u.o.Alarms.Clear(alarmTLS)
+	s.u.o.Alarms.Clear(alarmUnavailable)
 	err = s.subscribe(ctx, present)
 	if err == nil {
 		err = s.subscribeMore(ctx)
@@ -101,7 +110,7 @@ func (s *session) run(ctx context.Context) outcome {
 	s.end()
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
-	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, err: s.why()}
+	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, few: s.few, mute: s.mute, quiet: s.quiet, troubled: s.troubled, err: s.why()}
 }
 
 // connect dials and waits for the CONNACK; present is its session-present flag.
