@@ -51,7 +51,7 @@ func (u *Uplink) judge(out outcome, p *pace) (time.Duration, Phase) {
 	u.judgeAnswer(out, p)
 	most := p.cap
 	switch {
-	case out.lived >= u.o.ResetAfter:
+	case out.lived >= u.o.ResetAfter, out.verdict:
 		p.failed = 0
 	case out.acks > 0 && guarded(out, p):
 		most = min(most, u.o.ResetAfter)
@@ -81,6 +81,7 @@ func (u *Uplink) judgeLife(out outcome, p *pace) {
 	case out.lived >= u.o.ResetAfter:
 		p.short = 0
 		u.o.Alarms.Clear(alarmDuel)
+	case out.mute, out.troubled: // what we sent was the cause
 	// Only a broker ends a connection in good order, and without a word from us it has no other reason.
 	case out.lived < shortSession, out.quiet && errors.Is(out.err, io.EOF):
 		p.short++
@@ -90,7 +91,7 @@ func (u *Uplink) judgeLife(out outcome, p *pace) {
 	}
 	switch {
 	case p.mute >= duelSessions:
-		u.o.Alarms.Raise(alarmDenied, fmt.Sprintf("%d connections in a row were accepted and lost before the broker acknowledged anything: its ACL, where RabbitMQ and others close the connection on a publish that they deny, or a broker that takes nothing more (memory, disk) is the likely cause; allow %s", p.mute, u.topic("up/#")))
+		u.o.Alarms.Raise(alarmDenied, fmt.Sprintf("%d connections in a row were accepted and lost before the broker acknowledged anything: its ACL, where RabbitMQ and others close the connection on a publish that they deny, a packet limit, or a broker that takes nothing more (memory, disk) is the likely cause; allow %s", p.mute, u.topic("up/#")))
 	case p.short >= duelSessions:
 		u.o.Alarms.Raise(alarmDuel, fmt.Sprintf("%d connections were accepted and soon lost: another client with the id %q, or a very poor link, is the likely cause", p.short, u.o.ClientID))
 	}

@@ -86,17 +86,24 @@ func (s *session) next() (f *flight, topic string, payload []byte) {
 		}
 		return f, s.u.topic(telemetrypb.TopicStatus), payload
 	}
+	now, asked := time.Now(), false
 	for _, c := range drainOrder() {
+		if c.part != whole && !asked {
+			// A suspect before the mass: what breaks connections holds up the rest until it is known.
+			if asked = true; s.u.suspectDue(now) {
+				if !s.idle() {
+					return nil, "", nil
+				}
+				if f, payload = s.load(s.u.gatherSuspect(now), true); f != nil {
+					return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
+				}
+			}
+		}
 		if !s.u.allowed(c.lane) || !s.room(c.lane, c.part == backlog) {
 			continue
 		}
 		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {
 			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload
-		}
-	}
-	if s.idle() {
-		if f, payload = s.load(s.u.gatherSuspect(time.Now()), true); f != nil {
-			return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
 		}
 	}
 	return nil, "", nil
@@ -149,7 +156,7 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	s.flying = append(s.flying, f)
 	s.flyingBytes += f.bytes
 	if f.lane != 0 {
-		u.reach.launched(f, u.payload)
+		u.launchedLocked(f)
 		u.count.payloads.Add(1)
 	}
 	return true

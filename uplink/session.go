@@ -54,6 +54,7 @@ type session struct {
 	mute     bool // something was published and nothing acknowledged
 	quiet    bool // nothing was in flight
 	troubled bool // what was next in line has broken connections before
+	verdict  bool // and has been put off
 }
 
 // killGrace is how long paho may take to report a link that we closed, before the session ends without its word.
@@ -61,13 +62,13 @@ const killGrace = 10 * time.Second
 
 // outcome is how a session ended.
 type outcome struct {
-	online                     bool // the broker accepted us
-	lived                      time.Duration
-	acks                       int
-	left                       bool // we left to connect anew
-	few, mute, quiet, troubled bool // see session
-	code                       byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
-	err                        error
+	online                              bool // the broker accepted us
+	lived                               time.Duration
+	acks                                int
+	left                                bool // we left to connect anew
+	few, mute, quiet, troubled, verdict bool // see session
+	code                                byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
+	err                                 error
 }
 
 func newSession(u *Uplink) *session {
@@ -110,7 +111,7 @@ func (s *session) run(ctx context.Context) outcome {
 	s.end()
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
-	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, few: s.few, mute: s.mute, quiet: s.quiet, troubled: s.troubled, err: s.why()}
+	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, few: s.few, mute: s.mute, quiet: s.quiet, troubled: s.troubled, verdict: s.verdict, err: s.why()}
 }
 
 // connect dials and waits for the CONNACK; present is its session-present flag.

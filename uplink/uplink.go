@@ -51,7 +51,7 @@ type Uplink struct {
 	running bool
 	win     window
 	payload int // bytes that a payload may have now
-	reach   reach
+	trial   trial
 	changed chan struct{} // closed and made anew at each release
 	phase   Phase
 	reason  string
@@ -225,7 +225,7 @@ func (u *Uplink) finish(s *session) {
 		}
 		for _, f := range suspects {
 			if !f.large && u.win.suspected(f, now, &u.o) {
-				known = u.barLocked(f, now)
+				known, s.verdict = u.barLocked(f), true
 				for _, seq := range f.seqs {
 					poison = append(poison, key{f.lane, seq})
 				}
@@ -239,7 +239,8 @@ func (u *Uplink) finish(s *session) {
 	s.few = s.ackedBytes < 4*int64(u.payload)
 	s.mute = len(s.flying) > 0 && s.pubacks == 0
 	for i, f := range lost {
-		u.failedLocked(f, i == 0)
+		u.lostLocked(f, i == 0)
+		s.verdict = s.verdict || f.large
 	}
 	s.troubled = len(lost) > 0 && u.troubleLocked(lost[0])
 	s.quiet = len(s.flying) == 0
@@ -250,7 +251,7 @@ func (u *Uplink) finish(s *session) {
 		u.count.losses.Add(1)
 	}
 	for _, k := range poison {
-		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. What is as large is kept and tried alone, now and then", k.seq, laneName(k.lane), known))
+		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. It is kept and tried alone, now and then, and so is what weighs as much", k.seq, laneName(k.lane), known))
 	}
 }
 
@@ -273,7 +274,7 @@ func (u *Uplink) acked(s *session, f *flight) {
 	f.ackedAt = time.Now()
 	s.acks++
 	s.ackedBytes += int64(f.bytes)
-	if s.inARow++; s.inARow >= u.reach.growAfter() && u.payload < u.o.PayloadBytes {
+	if s.inARow++; s.inARow >= u.trial.growAfter() && u.payload < u.o.PayloadBytes {
 		s.inARow, u.payload = 0, min(2*u.payload, u.o.PayloadBytes)
 	}
 	u.win.cleared(f, false)

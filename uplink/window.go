@@ -35,7 +35,7 @@ type flight struct {
 	seqs    []uint64    // of its batches, ascending
 	bytes   int         // of the publish
 	alone   bool        // a suspect that travels alone
-	large   bool        // as large as one that did not get through; it travels alone too
+	large   bool        // it weighs as much as one that did not get through, and travels alone too
 	weight  int         // what it counts against the payload limit
 	token   mqtt.Token
 	ackedAt time.Time
@@ -48,7 +48,7 @@ type lane struct {
 	parked   intervals // the store keeps them until their catalogue comes
 	runs     []parkedRun
 	aside    intervals // suspects: they break connections, others go first
-	large    intervals // as large as one that did not get through: one at a time is tried
+	reach    reach
 	sent     intervals // sent at least once by this process
 	disputed intervals // a receipt named them with a wrong checksum
 	overdue  bool      // a receipt stayed out too long, and none has come for this lane since
@@ -63,6 +63,7 @@ type parkedRun struct {
 // suspect counts the connections that broke with this batch in flight.
 type suspect struct {
 	losses int
+	weight int
 	alone  int           // of these, while it travelled alone
 	mute   int           // times that the broker acknowledged it and the store, although it spoke of others, did not
 	wait   time.Duration // before it is tried again
@@ -147,7 +148,7 @@ func (w *window) released(l buffer.Lane, first, last uint64) {
 	at.taken.add(first, last)
 	at.parked.remove(first, last)
 	at.aside.remove(first, last)
-	at.large.remove(first, last)
+	at.reach.large.remove(first, last)
 	at.disputed.remove(first, last)
 }
 
@@ -277,6 +278,12 @@ func (w *window) suspect(k key) *suspect {
 	return w.suspects[k]
 }
 
+// due says whether a suspect is to be tried now.
+func (w *window) due(k key, s *suspect, now time.Time) bool {
+	at := &w.lanes[k.lane]
+	return at.aside.contains(k.seq) && !at.taken.contains(k.seq) && !at.parked.contains(k.seq) && !now.Before(s.retry)
+}
+
 // putOff says when a batch is tried again.
 func (s *suspect) putOff(now time.Time, o *Options) {
 	s.wait = min(max(2*s.wait, o.PoisonRetry), max(poisonCap, o.PoisonRetry))
@@ -289,6 +296,7 @@ func (w *window) suspected(f *flight, now time.Time, o *Options) (poison bool) {
 		k := key{f.lane, seq}
 		s := w.suspect(k)
 		s.losses++
+		s.weight = int(w.held[k].size)
 		if f.alone {
 			s.alone++
 		}
