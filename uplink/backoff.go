@@ -97,14 +97,15 @@ func (u *Uplink) judgeLife(out outcome, p *pace) {
 	}
 }
 
-// judgeAnswer looks for a broker that hangs up on CONNECT: brokers at a limit of their own do so without a word.
+// judgeAnswer looks for a broker that does not answer CONNECT, or hangs up on it: brokers at a limit of their own do so without
+// a word.
 func (u *Uplink) judgeAnswer(out outcome, p *pace) {
-	if out.online || out.code != connackUnavailable && !errors.Is(out.err, io.EOF) && !errors.Is(out.err, syscall.ECONNRESET) {
+	if out.online || !out.opened && !errors.Is(out.err, io.EOF) && !errors.Is(out.err, syscall.ECONNRESET) {
 		p.unheard = 0
 		return
 	}
 	if p.unheard++; p.unheard >= unheardTries {
-		u.o.Alarms.Raise(alarmUnavailable, fmt.Sprintf("broker %s ended %d tries in a row before it accepted the vehicle (%v): a limit of its own (connections, quota, memory), or a port that speaks something else, is the likely cause", u.end, p.unheard, out.err))
+		u.o.Alarms.Raise(alarmUnavailable, fmt.Sprintf("broker %s was reached %d times in a row and did not accept the vehicle (%v): a limit of its own (connections, quota, memory, disk), or a port that speaks something else, is the likely cause", u.end, p.unheard, out.err))
 	}
 }
 

@@ -138,7 +138,7 @@ type Options struct {
 const (
 	shortSession = 5 * time.Second
 	duelSessions = 3
-	unheardTries = 3 // so many tries in a row that the broker ended before it answered are an alarm
+	unheardTries = 3 // so many tries in a row that reached the broker and got no CONNACK that accepts are an alarm
 )
 
 // A batch in flight at so many losses in a row travels alone; at so many more losses it is called poison.

@@ -34,11 +34,10 @@ func (e *TrustError) Error() string { return e.Text }
 
 // Return codes of CONNACK (MQTT 3.1.1 §3.2.2.3).
 const (
-	connackProtocol    = 1
-	connackIdentifier  = 2
-	connackUnavailable = 3
-	connackUser        = 4
-	connackAuthorised  = 5
+	connackProtocol   = 1
+	connackIdentifier = 2
+	connackUser       = 4
+	connackAuthorised = 5
 )
 
 // refused is a try that ended at credentials or trust.

@@ -62,6 +62,7 @@ const killGrace = 10 * time.Second
 
 // outcome is how a session ended.
 type outcome struct {
+	opened                              bool // the broker was sent a CONNECT
 	online                              bool // the broker accepted us
 	lived                               time.Duration
 	acks                                int
@@ -87,7 +88,7 @@ func (s *session) run(ctx context.Context) outcome {
 		s.u.o.OnConnect(err)
 	}
 	if err != nil {
-		return outcome{code: code, err: err}
+		return outcome{opened: s.link.Load() != nil, code: code, err: err}
 	}
 	s.began = time.Now()
 	s.u.o.Alarms.Clear(alarmCredentials)

@@ -202,10 +202,10 @@ func attached(t *testing.T, store *uplinktest.Store) {
 	}
 }
 
-// reconfigure mends Mosquitto: it starts again without the lines that have the word.
-func reconfigure(t *testing.T, b *deps.Broker, word string) {
+// reconfigure mends a broker: it starts again without the lines of its file that have the word.
+func reconfigure(t *testing.T, b *deps.Broker, file, word string) {
 	t.Helper()
-	path := filepath.Join(b.Dir, "mosquitto.conf")
+	path := filepath.Join(b.Dir, file)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
