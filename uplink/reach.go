@@ -13,8 +13,8 @@ import (
 // reach is what is known of which batches of a lane get through. Brokers of MQTT 3.1.1 have no word for it: some close the
 // connection on what is too large or denied, some acknowledge and drop it. It is guarded by Uplink.mu.
 //
-// A batch that failed alone, twice, bars all of its lane that weigh as much, or the lane where nothing got through: they wait,
-// and one at a time is tried, ever more rarely, until one gets through.
+// A batch that failed alone, twice, bars all of its lane that are nearer to its weight than to the largest that got through,
+// or the whole lane where none did: they wait, and one at a time is tried, ever more rarely, until one gets through.
 type reach struct {
 	passed int       // weight of the largest publish that got through; 0: none did
 	failed int       // weight of the smallest batch that failed alone; 0: none did
@@ -37,7 +37,19 @@ const maxMisses = 8
 // probeChoice is among how many batches of a lane that lets nothing through the lightest is chosen, the newest aside.
 const probeChoice = 8
 
-func (t *trial) growAfter() int { return growAfter << min(t.misses, maxMisses) }
+// growAfterLocked is how many PUBACKs in a row make payloads grow: more where the next trial would be as large as what has failed.
+func (u *Uplink) growAfterLocked() int {
+	shift := u.trial.misses
+	for l := range u.win.lanes {
+		if u.win.lanes[l].reach.bars(2 * u.payload) {
+			shift += maxMisses / 2
+			break
+		}
+	}
+	return growAfter << min(shift, maxMisses)
+}
+
+func (r *reach) bars(weight int) bool { return r.failed > 0 && weight > (r.passed+r.failed)/2 }
 
 func (r *reach) shut() bool { return r.failed > 0 && r.passed == 0 }
 
@@ -80,11 +92,11 @@ func (u *Uplink) through(f *flight) {
 	if f.weight > r.passed {
 		r.passed, u.trial.misses = f.weight, 0
 	}
-	if r.failed > 0 && (f.large || f.weight >= r.failed) {
-		r.retry = time.Time{} // the next at once
-	}
 	if r.failed > 0 && f.weight >= r.failed { // weight was not it, or the limit was lifted
-		r.failed, r.wait = 0, 0
+		r.failed = 0
+	}
+	if r.failed == 0 || f.large {
+		r.wait, r.retry = 0, time.Time{} // the next at once
 		r.large.clear()
 	}
 	u.win.cleared(f, true)
@@ -147,7 +159,7 @@ func (u *Uplink) overdueLocked(batches int, now time.Time) (text string) {
 			}
 			if s.alone++; s.alone >= poisonLosses {
 				s.putOff(now, &u.o)
-				text = fmt.Sprintf("the broker acknowledges batch %d of lane %s and the store never hears of it, although it hears of others: a limit that drops what is larger (Mosquitto's message_size_limit) is the likely cause; %s. It is kept and tried alone, now and then, and so is what weighs as much",
+				text = fmt.Sprintf("the broker acknowledges batch %d of lane %s and the store never hears of it, although it hears of others: a limit that drops what is larger (Mosquitto's message_size_limit) is the likely cause; %s. It is kept and tried alone, now and then, and so is what is nearly as large",
 					seq, laneName(f.lane), u.barLocked(f))
 			}
 		}
@@ -175,7 +187,7 @@ func (u *Uplink) barLocked(f *flight) string {
 	if r.passed == 0 {
 		return fmt.Sprintf("it has %d bytes, and of its lane nothing has got through since the last that failed", f.weight)
 	}
-	return fmt.Sprintf("it has %d bytes, the largest publish that got through has %d", f.weight, r.passed)
+	return fmt.Sprintf("it has %d bytes, and the largest publish that got through %d", f.weight, r.passed)
 }
 
 func (r *reach) putOff(now time.Time, o *Options) {
@@ -195,7 +207,7 @@ func (u *Uplink) tooLarge(p *parcel) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	r := &u.win.lanes[p.key.lane].reach
-	if r.failed == 0 || p.weight() < r.failed {
+	if !r.bars(p.weight()) {
 		return false
 	}
 	r.large.add(p.key.seq, p.key.seq)

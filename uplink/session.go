@@ -62,14 +62,15 @@ const killGrace = 10 * time.Second
 
 // outcome is how a session ended.
 type outcome struct {
-	opened                              bool // the broker was sent a CONNECT
-	online                              bool // the broker accepted us
-	lived                               time.Duration
-	acks                                int
-	left                                bool // we left to connect anew
+	opened bool // the broker was sent a CONNECT
+	online bool // and accepted us
+	lived  time.Duration
+	acks   int
+	left   bool // we left to connect anew
+	code   byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
+	err    error
+
 	few, mute, quiet, troubled, verdict bool // see session
-	code                                byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
-	err                                 error
 }
 
 func newSession(u *Uplink) *session {

@@ -251,7 +251,7 @@ func (u *Uplink) finish(s *session) {
 		u.count.losses.Add(1)
 	}
 	for _, k := range poison {
-		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. It is kept and tried alone, now and then, and so is what weighs as much", k.seq, laneName(k.lane), known))
+		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. It is kept and tried alone, now and then, and so is what is nearly as large", k.seq, laneName(k.lane), known))
 	}
 }
 
@@ -274,7 +274,7 @@ func (u *Uplink) acked(s *session, f *flight) {
 	f.ackedAt = time.Now()
 	s.acks++
 	s.ackedBytes += int64(f.bytes)
-	if s.inARow++; s.inARow >= u.trial.growAfter() && u.payload < u.o.PayloadBytes {
+	if s.inARow++; s.inARow >= u.growAfterLocked() && u.payload < u.o.PayloadBytes {
 		s.inARow, u.payload = 0, min(2*u.payload, u.o.PayloadBytes)
 	}
 	u.win.cleared(f, false)

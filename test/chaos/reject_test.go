@@ -117,26 +117,37 @@ func tooLarge(t *testing.T, b *deps.Broker) *trial {
 func maxConnections(t *testing.T) {
 	b := deps.Mosquitto(t, deps.MosquittoOptions{Persistence: true, Config: []string{"max_connections 2"}})
 	store := attach(t, b.Addr)
-	other := occupy(t, b.Addr, "other")
+	others := occupy(t, b.Addr)
 	r := newTrial(t, device)
 	r.add(mass, 10, small)
 	r.drive(b.Addr)
 	r.says("uplink.unavailable", "connections")
 	r.calm(8)
-	other.Disconnect(10)
+	others()
 	r.arrives(store)
 	r.calm(10)
 }
 
-// occupy takes one of a broker's places.
-func occupy(t *testing.T, addr, id string) mqtt.Client {
+// occupy takes all of a broker's places that are free, until vacate.
+func occupy(t *testing.T, addr string) (vacate func()) {
 	t.Helper()
-	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + addr).SetClientID(id).SetAutoReconnect(false).SetProtocolVersion(4))
-	if token := c.Connect(); !token.WaitTimeout(said) || token.Error() != nil {
-		t.Fatalf("%s: %v", id, token.Error())
+	var taken []mqtt.Client
+	vacate = func() {
+		for _, c := range taken {
+			c.Disconnect(0)
+		}
+		taken = nil
 	}
-	t.Cleanup(func() { c.Disconnect(0) })
-	return c
+	t.Cleanup(func() { vacate() })
+	for n := range 10 {
+		c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + addr).SetClientID(fmt.Sprintf("other-%d", n)).SetAutoReconnect(false).SetProtocolVersion(4))
+		if token := c.Connect(); !token.WaitTimeout(said) || token.Error() != nil {
+			return vacate
+		}
+		taken = append(taken, c)
+	}
+	t.Fatal("the broker has no limit")
+	return vacate
 }
 
 // maxQueued: the store is away, and the broker drops what does not go into its queue.
@@ -270,10 +281,11 @@ func hiveLimits(t *testing.T) {
 	attach(t, b.Addr)
 	r := tooLarge(t, b)
 	r.stop()
-	other := occupy(t, b.Addr, "other")
+	others := occupy(t, b.Addr)
 	r.drive(b.Addr)
 	r.says("uplink.unavailable", "connections")
 	r.calm(8)
-	other.Disconnect(10)
+	r.add(event, 5, small)
+	others()
 	r.holds(20)
 }
