@@ -78,7 +78,7 @@ func (u *Uplink) judgeLife(out outcome, p *pace) {
 		return
 	}
 	switch {
-	case out.lived >= u.o.ResetAfter:
+	case out.lived >= u.o.ResetAfter, out.verdict: // a batch was the cause
 		p.short = 0
 		u.o.Alarms.Clear(alarmDuel)
 	case out.mute, out.troubled: // what we sent was the cause

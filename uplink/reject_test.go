@@ -71,7 +71,7 @@ func TestPacketLimit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, false)
 			_, o := b.behind("max_packet_size 6000")
-			o.PoisonRetry = time.Minute
+			o.PoisonRetry, o.ReceiptTimeout = time.Minute, 2*time.Second
 			b.add(telemetry, before)
 			b.addLarge(60)
 			b.add(telemetry, 100)
@@ -91,8 +91,8 @@ func TestPacketLimit(t *testing.T) {
 			}
 			b.add(telemetry, 300)
 			b.onlyLarge(70)
-			if n := u.State().Losses - losses; n > 1 {
-				t.Errorf("%d more losses, though the limit is known", n)
+			if n := u.State().Losses - losses; n > 3 { // trials of larger payloads, each after twice as many PUBACKs as before
+				t.Errorf("%d more losses, though what is large waits", n)
 			}
 			t.Logf("%d losses, payloads of %d bytes", u.State().Losses, u.State().PayloadBytes)
 		})
