@@ -31,8 +31,8 @@ type trial struct {
 	misses uint    // in a row
 }
 
-// maxMisses bounds how rare trials become: 2⁸ × growAfter PUBACKs.
-const maxMisses = 8
+// maxMisses bounds how rare trials become: 2⁵ × growAfter PUBACKs.
+const maxMisses = 5
 
 // probeChoice is among how many batches of a lane that lets nothing through the lightest is chosen, the newest aside.
 const probeChoice = 8
@@ -89,9 +89,7 @@ func (u *Uplink) through(f *flight) {
 		u.trial = trial{}
 	}
 	r := &u.win.lanes[f.lane].reach
-	if f.weight > r.passed {
-		r.passed, u.trial.misses = f.weight, 0
-	}
+	r.passed = max(r.passed, f.weight)
 	if r.failed > 0 && f.weight >= r.failed { // weight was not it, or the limit was lifted
 		r.failed = 0
 	}
@@ -107,20 +105,18 @@ func (u *Uplink) through(f *flight) {
 	}
 }
 
-// lostLocked notes a flight that a lost connection took along. Brokers take packets in order: only the head of what was in
-// flight may have been the cause.
-func (u *Uplink) lostLocked(f *flight, head bool) {
+// lostLocked notes a flight that a lost connection took along.
+func (u *Uplink) lostLocked(f *flight) {
 	if f.large {
 		u.win.lanes[f.lane].reach.putOff(time.Now(), &u.o)
 	}
 	if f != u.trial.flight {
 		return
 	}
+	// It may not have been the cause. But the PUBACKs of what went before are lost with a connection that the broker resets.
 	u.trial.flight = nil
-	if head {
-		u.trial.misses++
-		u.payload = max(min(u.payload, f.weight)/2, minPayload)
-	}
+	u.trial.misses++
+	u.payload = max(u.payload/2, minPayload)
 }
 
 // troubleLocked says whether a flight that a lost connection took along was not the first: a batch of it, or one of its lane

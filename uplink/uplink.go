@@ -238,8 +238,8 @@ func (u *Uplink) finish(s *session) {
 	}
 	s.few = s.ackedBytes < 4*int64(u.payload)
 	s.mute = len(s.flying) > 0 && s.pubacks == 0
-	for i, f := range lost {
-		u.lostLocked(f, i == 0)
+	for _, f := range lost {
+		u.lostLocked(f)
 		s.verdict = s.verdict || f.large
 	}
 	s.troubled = len(lost) > 0 && u.troubleLocked(lost[0])

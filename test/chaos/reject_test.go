@@ -283,9 +283,10 @@ func hiveLimits(t *testing.T) {
 	r.stop()
 	others := occupy(t, b.Addr)
 	r.drive(b.Addr)
-	r.says("uplink.unavailable", "connections")
-	r.calm(8)
+	r.says("uplink.credentials", "limit of connections")
+	r.calm(1)
 	r.add(event, 5, small)
 	others()
+	r.up.Retry(uplink.CauseCredentials, "the others have left") // by itself within 15 minutes
 	r.holds(20)
 }
