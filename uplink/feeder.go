@@ -132,6 +132,9 @@ func (s *session) load(cargo *load, alone bool) (*flight, []byte) {
 		f.seqs = append(f.seqs, cargo.parcels[i].key.seq)
 	}
 	if !s.launch(f, cargo.parcels) {
+		if f.large {
+			s.u.untried(l)
+		}
 		return nil, nil
 	}
 	return f, payload

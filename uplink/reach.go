@@ -191,6 +191,13 @@ func (r *reach) putOff(now time.Time, o *Options) {
 	r.retry = now.Add(r.wait)
 }
 
+// untried takes a try back that came when the session was over.
+func (u *Uplink) untried(l buffer.Lane) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.win.lanes[l].reach.retry = time.Time{}
+}
+
 // barred says whether nothing of a lane is to be sent but by gatherLarge.
 func (u *Uplink) barred(l buffer.Lane) bool {
 	u.mu.Lock()

@@ -85,14 +85,11 @@ func TestPacketLimit(t *testing.T) {
 			b.add(telemetry, 300)
 			b.add(event, 10)
 			b.onlyLarge(70)
-			losses := u.State().Losses
-			if losses > 12 {
-				t.Errorf("%d connections lost over one limit", losses)
-			}
 			b.add(telemetry, 300)
 			b.onlyLarge(70)
-			if n := u.State().Losses - losses; n > 3 { // trials of larger payloads, each after twice as many PUBACKs as before
-				t.Errorf("%d more losses, though what is large waits", n)
+			// Five for the first, one for another as large, and trials of larger payloads, each after twice as many PUBACKs.
+			if n := u.State().Losses; n > 16 {
+				t.Errorf("%d connections lost over one limit", n)
 			}
 			t.Logf("%d losses, payloads of %d bytes", u.State().Losses, u.State().PayloadBytes)
 		})

@@ -274,7 +274,10 @@ func (u *Uplink) acked(s *session, f *flight) {
 	f.ackedAt = time.Now()
 	s.acks++
 	s.ackedBytes += int64(f.bytes)
-	if s.inARow++; s.inARow >= u.growAfterLocked() && u.payload < u.o.PayloadBytes {
+	if 2*f.weight > u.payload { // a limit that is not used proves nothing
+		s.inARow++
+	}
+	if s.inARow >= u.growAfterLocked() && u.payload < u.o.PayloadBytes {
 		s.inARow, u.payload = 0, min(2*u.payload, u.o.PayloadBytes)
 	}
 	u.win.cleared(f, false)
