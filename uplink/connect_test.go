@@ -178,6 +178,8 @@ func TestDuel(t *testing.T) {
 	u, _ := b.start(o)
 	for i := range uint64(3) {
 		b.wait("online", func() bool { return u.State().Connections > i && u.State().Phase == uplink.Online })
+		b.add(event, 1)
+		b.wait("something acknowledged", func() bool { return u.State().Pubacks > i })
 		if b.raised("uplink.duel") {
 			t.Errorf("the alarm stands after %d short sessions", i)
 		}

@@ -86,17 +86,24 @@ func (s *session) next() (f *flight, topic string, payload []byte) {
 		}
 		return f, s.u.topic(telemetrypb.TopicStatus), payload
 	}
+	now, asked := time.Now(), false
 	for _, c := range drainOrder() {
+		if c.part != whole && !asked {
+			// A suspect before the mass: what breaks connections holds up the rest until it is known.
+			if asked = true; s.u.suspectDue(now) {
+				if !s.idle() {
+					return nil, "", nil
+				}
+				if f, payload = s.load(s.u.gatherSuspect(now), true); f != nil {
+					return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
+				}
+			}
+		}
 		if !s.u.allowed(c.lane) || !s.room(c.lane, c.part == backlog) {
 			continue
 		}
 		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {
 			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload
-		}
-	}
-	if s.idle() {
-		if f, payload = s.load(s.u.gatherSuspect(time.Now()), true); f != nil {
-			return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
 		}
 	}
 	return nil, "", nil
@@ -120,11 +127,14 @@ func (s *session) load(cargo *load, alone bool) (*flight, []byte) {
 			return nil, nil
 		}
 	}
-	f := &flight{lane: l, bytes: len(payload), alone: alone}
+	f := &flight{lane: l, bytes: len(payload), alone: alone, large: cargo.large, weight: cargo.size}
 	for i := range cargo.parcels {
 		f.seqs = append(f.seqs, cargo.parcels[i].key.seq)
 	}
 	if !s.launch(f, cargo.parcels) {
+		if f.large {
+			s.u.untried(l)
+		}
 		return nil, nil
 	}
 	return f, payload
@@ -149,6 +159,7 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	s.flying = append(s.flying, f)
 	s.flyingBytes += f.bytes
 	if f.lane != 0 {
+		u.launchedLocked(f)
 		u.count.payloads.Add(1)
 	}
 	return true

@@ -39,6 +39,15 @@ func (s *intervals) nextFree(from uint64) (seq uint64, ok bool) {
 	return free, free != 0
 }
 
+// first is the smallest number ≥ from that is in the set.
+func (s *intervals) first(from uint64) (seq uint64, ok bool) {
+	i := s.at(from)
+	if i == len(s.ranges) {
+		return 0, false
+	}
+	return max(from, s.ranges[i].First), true
+}
+
 // add puts first…last into the set and joins what touches.
 func (s *intervals) add(first, last uint64) {
 	if first > last {

@@ -28,8 +28,11 @@ type link struct {
 	wire         *wire
 	sent, got    *atomic.Uint64
 
-	mu    sync.Mutex // guards cause
-	cause error
+	// Taken through a Write: the deadline is the connection's, and a ping's would put off that of a publish that stands.
+	// A mutex would stop virtual time.
+	writing chan struct{}
+	mu      sync.Mutex // guards cause
+	cause   error
 }
 
 // Read reports the cause instead of net.ErrClosed once the link was killed.
@@ -42,8 +45,10 @@ func (l *link) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends one packet: paho writes each in one piece.
+// Write sends one packet: paho writes each in one piece, pings beside what else it writes.
 func (l *link) Write(p []byte) (int, error) {
+	l.writing <- struct{}{}
+	defer func() { <-l.writing }()
 	if err := l.Conn.SetWriteDeadline(time.Now().Add(l.writeTimeout)); err != nil {
 		return 0, l.because(err)
 	}
@@ -52,8 +57,9 @@ func (l *link) Write(p []byte) (int, error) {
 	l.sent.Add(uint64(n))
 	if err != nil {
 		if len(p) > 0 && p[0]>>4 == packetConnect {
-			err = l.verdict(err)
+			return n, l.because(l.verdict(err))
 		}
+		l.kill(fmt.Errorf("write: %w", err)) // paho goes on where a ping could not be written
 		return n, l.because(err)
 	}
 	if len(p) > 0 && p[0]>>4 == packetPublish {
@@ -81,7 +87,7 @@ func (l *link) verdict(written error) error {
 	return written
 }
 
-// SetWriteDeadline does nothing: every Write sets its own, and paho's reset would take away that of a parallel ping.
+// SetWriteDeadline does nothing: every Write sets its own.
 func (l *link) SetWriteDeadline(time.Time) error { return nil }
 
 // kill closes the link for a reason. The first reason stands.

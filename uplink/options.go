@@ -110,13 +110,16 @@ type Options struct {
 	UnreceiptedCount int   // batches sent and without receipt. Default 4096
 	UnreceiptedBytes int64 // their bytes. Default 16 MiB
 
-	KeepAlive      time.Duration // whole seconds. Default 20 s
-	PingTimeout    time.Duration // default 20 s
-	WriteTimeout   time.Duration // of one packet. Default 25 s
+	// Paho looks at its timers every 5 s. A link that has become half-open is found after KeepAlive, a tick and
+	// PingTimeout, rounded up to a tick; where the kernel's buffer is full, after KeepAlive, a tick and WriteTimeout; where the
+	// vehicle's own publishes keep pings away, after AckTimeout: 40 s each.
+	KeepAlive      time.Duration // whole seconds. Default 15 s
+	PingTimeout    time.Duration // default 18 s
+	WriteTimeout   time.Duration // of one packet. Default 20 s
 	ConnectTimeout time.Duration // of dial, TLS and CONNACK together. Default 15 s
 	TCPUserTimeout time.Duration // default 30 s
-	AckTimeout     time.Duration // for the PUBACK of the oldest publish, then the connection is given up. Default 60 s
-	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 60 s
+	AckTimeout     time.Duration // for the PUBACK of the oldest publish, then the connection is given up. Default 40 s
+	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 45 s: a denial that only this shows is an alarm within a minute
 	ParkedRetry    time.Duration // a parked batch is sent again after this long. Default 10 min
 	StatusEvery    time.Duration // default 60 s
 	RecallGap      time.Duration // another store, or another generation, is followed after this long at the soonest. Default 10 min
@@ -135,10 +138,12 @@ type Options struct {
 	Metrics prometheus.Registerer // nil: none
 }
 
-// Sessions shorter than this are short; as many of them in a row mean another client with the same id.
+// Sessions shorter than this are short; so many of them, none of Options.ResetAfter between, mean another client with the
+// same id.
 const (
 	shortSession = 5 * time.Second
 	duelSessions = 3
+	unheardTries = 3 // so many tries in a row that reached the broker and got no CONNACK that accepts are an alarm
 )
 
 // A batch in flight at so many losses in a row travels alone; at so many more losses it is called poison.
@@ -213,9 +218,9 @@ func (o Options) withDefaults() (Options, *endpoint, error) {
 		at  *time.Duration
 		def time.Duration
 	}{
-		{&o.KeepAlive, 20 * time.Second}, {&o.PingTimeout, 20 * time.Second}, {&o.WriteTimeout, 25 * time.Second},
-		{&o.ConnectTimeout, 15 * time.Second}, {&o.TCPUserTimeout, 30 * time.Second}, {&o.AckTimeout, time.Minute},
-		{&o.ReceiptTimeout, time.Minute}, {&o.ParkedRetry, 10 * time.Minute}, {&o.StatusEvery, time.Minute}, {&o.RecallGap, 10 * time.Minute},
+		{&o.KeepAlive, 15 * time.Second}, {&o.PingTimeout, 18 * time.Second}, {&o.WriteTimeout, 20 * time.Second},
+		{&o.ConnectTimeout, 15 * time.Second}, {&o.TCPUserTimeout, 30 * time.Second}, {&o.AckTimeout, 40 * time.Second},
+		{&o.ReceiptTimeout, 45 * time.Second}, {&o.ParkedRetry, 10 * time.Minute}, {&o.StatusEvery, time.Minute}, {&o.RecallGap, 10 * time.Minute},
 		{&o.StopTimeout, 3 * time.Second}, {&o.BackoffBase, 2 * time.Second}, {&o.BackoffCap, 5 * time.Minute},
 		{&o.RefusedRetry, 15 * time.Minute}, {&o.WakeGap, 5 * time.Second}, {&o.PoisonRetry, time.Minute}, {&o.ResetAfter, time.Minute},
 	} {

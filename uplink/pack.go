@@ -51,6 +51,7 @@ type parcel struct {
 // load is a payload being packed: parcels of one lane, one form and one of live or backlog.
 type load struct {
 	parcels []parcel
+	large   bool // a trial of the broker's limit
 	clocks  map[[16]byte]*telemetrypb.ClockRecord
 	size    int
 }
@@ -142,10 +143,10 @@ func (u *Uplink) nextUnsent(l buffer.Lane, lo, hi uint64) (rec buffer.Record, ok
 	}
 }
 
-// nextFree skips what is on its way, parked or set aside.
+// nextFree skips what is on its way, parked, set aside or too large.
 func (l *lane) nextFree(from uint64) (seq uint64, ok bool) {
 	for seq = from; ; from = seq {
-		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside} {
+		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside, &l.reach.large} {
 			if seq, ok = set.nextFree(seq); !ok {
 				return 0, false
 			}
@@ -170,6 +171,9 @@ func (u *Uplink) gather(c class, limit int) *load {
 		hi = liveFrom - 1
 	}
 	cargo := &load{}
+	if u.barred(l) {
+		return cargo
+	}
 	for lo <= hi {
 		rec, ok := u.nextUnsent(l, lo, hi)
 		if !ok {
@@ -178,6 +182,9 @@ func (u *Uplink) gather(c class, limit int) *load {
 		p, err := u.open(rec)
 		if err != nil {
 			u.setUnreadable(rec, err)
+			continue
+		}
+		if u.tooLarge(p) {
 			continue
 		}
 		p.backlog = rec.Seq < liveFrom
@@ -193,26 +200,27 @@ func (u *Uplink) gather(c class, limit int) *load {
 	return cargo
 }
 
-// gatherSuspect packs one batch that breaks connections, if one is due.
+// gatherSuspect packs one batch that breaks connections, if one is due: the heaviest, then the oldest.
 func (u *Uplink) gatherSuspect(now time.Time) *load {
 	var due []key
+	weight := map[key]int{}
 	u.mu.Lock()
 	for k, s := range u.win.suspects {
-		at := &u.win.lanes[k.lane]
-		if at.aside.contains(k.seq) && !at.taken.contains(k.seq) && !at.parked.contains(k.seq) && !now.Before(s.retry) {
+		if u.win.due(k, s, now) {
 			due = append(due, k)
+			weight[k] = s.weight
 		}
 	}
 	u.mu.Unlock()
 	for len(due) > 0 {
-		oldest := 0
+		heaviest := 0
 		for i, k := range due {
-			if k.lane < due[oldest].lane || k.lane == due[oldest].lane && k.seq < due[oldest].seq {
-				oldest = i
+			if h := due[heaviest]; weight[k] > weight[h] || weight[k] == weight[h] && (k.lane < h.lane || k.lane == h.lane && k.seq < h.seq) {
+				heaviest = i
 			}
 		}
-		k := due[oldest]
-		due[oldest] = due[len(due)-1]
+		k := due[heaviest]
+		due[heaviest] = due[len(due)-1]
 		due = due[:len(due)-1]
 		rec, err := u.queue.Next(k.lane, k.seq)
 		if err != nil || rec.Seq != k.seq { // evicted meanwhile, or set aside by the queue
@@ -233,7 +241,7 @@ func (u *Uplink) gatherSuspect(now time.Time) *load {
 		cargo.put(*p)
 		return cargo
 	}
-	return nil
+	return u.gatherLarge(now)
 }
 
 // open reads a batch's envelope and, where its lane is published in plain, renders it.

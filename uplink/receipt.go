@@ -87,6 +87,7 @@ func (u *Uplink) takeRange(r *telemetrypb.Receipt, g *telemetrypb.ReceiptRange) 
 		return false
 	}
 	span := buffer.Range{First: g.GetFirst(), Last: g.GetLast()}
+	u.reached(found)
 	switch g.GetVerdict() {
 	case telemetrypb.Verdict_VERDICT_STORED:
 		u.release(l, span)

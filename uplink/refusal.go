@@ -129,7 +129,7 @@ func refusal(out outcome) string {
 	case connackUser:
 		return "refuses the user or password (CONNACK 4). Check both, and whether a token has expired"
 	case connackAuthorised:
-		return "does not authorise this vehicle (CONNACK 5). Check user, password or certificate, and that the broker knows this vehicle"
+		return "does not authorise this vehicle (CONNACK 5). Check user, password or certificate, that the broker knows this vehicle, and that its limit of connections is not reached, which HiveMQ answers so"
 	}
 	if !isRemoteAlert(out.err) {
 		return ""

@@ -47,6 +47,14 @@ type session struct {
 	acks        int // PUBACKs of batches
 	ackedBytes  int64
 	inARow      int // PUBACKs since the payload size last changed
+	pubacks     int // of batches and status
+
+	// Written by finish.
+	few      bool // little was acknowledged for a connection
+	mute     bool // something was published and nothing acknowledged
+	quiet    bool // nothing was in flight
+	troubled bool // what was next in line has broken connections before
+	verdict  bool // and has been put off
 }
 
 // killGrace is how long paho may take to report a link that we closed, before the session ends without its word.
@@ -54,12 +62,15 @@ const killGrace = 10 * time.Second
 
 // outcome is how a session ended.
 type outcome struct {
-	online bool // the broker accepted us
+	opened bool // the broker was sent a CONNECT
+	online bool // and accepted us
 	lived  time.Duration
 	acks   int
 	left   bool // we left to connect anew
 	code   byte // CONNACK return code (MQTT 3.1.1 §3.2.2.3), where the broker refused
 	err    error
+
+	few, mute, quiet, troubled, verdict bool // see session
 }
 
 func newSession(u *Uplink) *session {
@@ -78,11 +89,12 @@ func (s *session) run(ctx context.Context) outcome {
 		s.u.o.OnConnect(err)
 	}
 	if err != nil {
-		return outcome{code: code, err: err}
+		return outcome{opened: s.link.Load() != nil, code: code, err: err}
 	}
 	s.began = time.Now()
 	s.u.o.Alarms.Clear(alarmCredentials)
 	s.u.o.Alarms.Clear(alarmTLS)
+	s.u.o.Alarms.Clear(alarmUnavailable)
 	err = s.subscribe(ctx, present)
 	if err == nil {
 		err = s.subscribeMore(ctx)
@@ -101,7 +113,7 @@ func (s *session) run(ctx context.Context) outcome {
 	s.end()
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
-	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, err: s.why()}
+	return outcome{online: true, lived: time.Since(s.began), acks: s.acks, left: left, few: s.few, mute: s.mute, quiet: s.quiet, troubled: s.troubled, verdict: s.verdict, err: s.why()}
 }
 
 // connect dials and waits for the CONNACK; present is its session-present flag.
@@ -178,7 +190,7 @@ func (s *session) open(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: conn, writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived, wire: &s.u.wire}
+	l := &link{Conn: conn, writing: make(chan struct{}, 1), writeTimeout: s.u.o.WriteTimeout, sent: &s.u.count.bytesSent, got: &s.u.count.bytesReceived, wire: &s.u.wire}
 	l.published = func(bytes uint64) {
 		s.u.carried(telemetrypb.Lane(s.lane.Load()), bytes)
 		signal(s.wrote)

@@ -23,6 +23,8 @@ const (
 	alarmPoison      = "uplink.poison"      // a batch that breaks connections
 	alarmQueue       = "uplink.queue"       // the queue cannot be read, or does not let go
 	alarmUnreadable  = "uplink.unreadable"  // a batch in the queue cannot be sent
+	alarmDenied      = "uplink.denied"      // the broker ends the connection on whatever we publish
+	alarmUnavailable = "uplink.unavailable" // the broker hangs up before it answers CONNECT, or says that it is not available
 )
 
 // Uplink drains a queue to a broker. Run does the work; the other methods are safe for use from several goroutines at
@@ -48,7 +50,8 @@ type Uplink struct {
 	mu      sync.Mutex // guards what follows; nothing is called from under it
 	running bool
 	win     window
-	payload int           // bytes that a payload may have now
+	payload int // bytes that a payload may have now
+	trial   trial
 	changed chan struct{} // closed and made anew at each release
 	phase   Phase
 	reason  string
@@ -207,7 +210,7 @@ func (u *Uplink) begin(s *session) {
 // finish takes a session out of charge and counts its end against what was in flight.
 func (u *Uplink) finish(s *session) {
 	now := time.Now()
-	var poison []key
+	var poison, known = []key(nil), ""
 	u.mu.Lock()
 	s.dead = true
 	var lost []*flight // of batches
@@ -223,7 +226,8 @@ func (u *Uplink) finish(s *session) {
 			suspects = lost[:1]
 		}
 		for _, f := range suspects {
-			if u.win.suspected(f, now, &u.o) {
+			if !f.large && u.win.suspected(f, now, &u.o) {
+				known, s.verdict = u.barLocked(f), true
 				for _, seq := range f.seqs {
 					poison = append(poison, key{f.lane, seq})
 				}
@@ -234,6 +238,14 @@ func (u *Uplink) finish(s *session) {
 			u.payload = max(u.payload/2, minPayload)
 		}
 	}
+	s.few = s.ackedBytes < 4*int64(u.payload)
+	s.mute = len(s.flying) > 0 && s.pubacks == 0
+	for _, f := range lost {
+		u.lostLocked(f)
+		s.verdict = s.verdict || f.large
+	}
+	s.troubled = len(lost) > 0 && u.troubleLocked(lost[0])
+	s.quiet = len(s.flying) == 0
 	s.flying, s.flyingBytes = nil, 0
 	u.win.forget()
 	u.mu.Unlock()
@@ -241,7 +253,7 @@ func (u *Uplink) finish(s *session) {
 		u.count.losses.Add(1)
 	}
 	for _, k := range poison {
-		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; the batch is kept and tried alone", k.seq, laneName(k.lane)))
+		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. It is kept and tried alone, now and then, and so is what is nearly as large", k.seq, laneName(k.lane), known))
 	}
 }
 
@@ -254,18 +266,23 @@ func (u *Uplink) acked(s *session, f *flight) {
 	}
 	s.flying = s.flying[1:] // the acker takes them in the order they were made
 	s.flyingBytes -= f.bytes
+	s.pubacks++
 	if f.lane == 0 {
 		u.mu.Unlock()
+		u.o.Alarms.Clear(alarmDenied)
 		u.poke()
 		return
 	}
 	f.ackedAt = time.Now()
 	s.acks++
 	s.ackedBytes += int64(f.bytes)
-	if s.inARow++; s.inARow >= growAfter && u.payload < u.o.PayloadBytes {
+	if 2*f.weight > u.payload { // a limit that is not used proves nothing
+		s.inARow++
+	}
+	if s.inARow >= u.growAfterLocked() && u.payload < u.o.PayloadBytes {
 		s.inARow, u.payload = 0, min(2*u.payload, u.o.PayloadBytes)
 	}
-	u.win.cleared(f)
+	u.win.cleared(f, false)
 	innocent := len(u.win.suspects) == 0
 	if u.o.Ack == AckReceipt {
 		u.win.waiting = append(u.win.waiting, f)
@@ -275,7 +292,9 @@ func (u *Uplink) acked(s *session, f *flight) {
 	if innocent {
 		u.o.Alarms.Clear(alarmPoison)
 	}
+	u.o.Alarms.Clear(alarmDenied)
 	if u.o.Ack == AckPuback {
+		u.through(f)
 		u.release(f.lane, runs(f.seqs)...)
 	}
 	u.poke()
@@ -342,11 +361,15 @@ func (u *Uplink) onTick(s *session, now time.Time) {
 		overdue = u.win.late(now, u.o.ReceiptTimeout)
 	}
 	u.win.unpark(now)
+	dropped := u.overdueLocked(overdue, now)
 	u.mu.Unlock()
 	u.account()
+	if dropped != "" {
+		u.o.Alarms.Raise(alarmPoison, dropped)
+	}
 	if overdue > 0 {
 		u.count.overdue.Add(uint64(overdue))
-		u.o.Alarms.Raise(alarmReceipt, fmt.Sprintf("%d batches have had their PUBACK but no receipt for %s or more: either the store is not running, or the broker's ACL denies this vehicle's publishes, which Mosquitto and EMQX acknowledge and drop, or the store may not publish on %s; they are sent again",
+		u.o.Alarms.Raise(alarmReceipt, fmt.Sprintf("%d batches have had their PUBACK but no receipt for %s or more: either the store is not running, or the broker's ACL denies this vehicle's publishes, which Mosquitto and EMQX acknowledge and drop, or they are larger than the broker allows (Mosquitto's message_size_limit acknowledges and drops), or the store may not publish on %s; they are sent again",
 			overdue, u.o.ReceiptTimeout, u.topic(telemetrypb.TopicReceipt)))
 	}
 	u.poke()
@@ -358,7 +381,7 @@ func (u *Uplink) newestCommitted(l buffer.Lane) uint64 { return u.queue.Stats().
 func (u *Uplink) payloadLimit() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.payload
+	return u.limitLocked()
 }
 
 func (u *Uplink) topic(rest string) string { return telemetrypb.Topic(u.o.Tenant, u.o.Device, rest) }

@@ -35,6 +35,8 @@ type flight struct {
 	seqs    []uint64    // of its batches, ascending
 	bytes   int         // of the publish
 	alone   bool        // a suspect that travels alone
+	large   bool        // it weighs as much as one that did not get through, and travels alone too
+	weight  int         // what it counts against the payload limit
 	token   mqtt.Token
 	ackedAt time.Time
 }
@@ -46,6 +48,7 @@ type lane struct {
 	parked   intervals // the store keeps them until their catalogue comes
 	runs     []parkedRun
 	aside    intervals // suspects: they break connections, others go first
+	reach    reach
 	sent     intervals // sent at least once by this process
 	disputed intervals // a receipt named them with a wrong checksum
 	overdue  bool      // a receipt stayed out too long, and none has come for this lane since
@@ -60,7 +63,9 @@ type parkedRun struct {
 // suspect counts the connections that broke with this batch in flight.
 type suspect struct {
 	losses int
+	weight int
 	alone  int           // of these, while it travelled alone
+	mute   int           // times that the broker acknowledged it and the store, although it spoke of others, did not
 	wait   time.Duration // before it is tried again
 	retry  time.Time
 }
@@ -76,6 +81,7 @@ type window struct {
 	believed time.Time // the last receipt that was believed
 	resumed  time.Time // when receipts came again after a silence
 	suspects map[key]*suspect
+	unheard  []*flight // see late
 }
 
 func newWindow() window {
@@ -142,6 +148,7 @@ func (w *window) released(l buffer.Lane, first, last uint64) {
 	at.taken.add(first, last)
 	at.parked.remove(first, last)
 	at.aside.remove(first, last)
+	at.reach.large.remove(first, last)
 	at.disputed.remove(first, last)
 }
 
@@ -189,8 +196,10 @@ func (w *window) unpark(now time.Time) (any bool) {
 
 // late makes batches unsent whose receipt is out longer than timeout, and says how many those are. While others get
 // theirs, all that is late goes again. While the store says nothing at all, one publish at a time probes it, at
-// intervals that double: sending the whole window over and over would cost much and help nobody.
+// intervals that double: sending the whole window over and over would cost much and help nobody. unheard are then those of which
+// a store says nothing that speaks of later ones.
 func (w *window) late(now time.Time, timeout time.Duration) (batches int) {
+	w.unheard = w.unheard[:0]
 	for len(w.waiting) > 0 {
 		f := w.waiting[0]
 		// What a store kept while it was away gets its receipt soon after it came back.
@@ -213,6 +222,9 @@ func (w *window) late(now time.Time, timeout time.Duration) (batches int) {
 			continue
 		}
 		batches += found
+		if !silent {
+			w.unheard = append(w.unheard, f)
+		}
 		w.lanes[f.lane].overdue = true
 		if silent {
 			w.probed = now
@@ -235,6 +247,11 @@ func (w *window) believe(l buffer.Lane, now time.Time) (quiet bool) {
 			return false
 		}
 	}
+	for _, s := range w.suspects {
+		if s.mute > 0 {
+			return false
+		}
+	}
 	return true
 }
 
@@ -254,16 +271,32 @@ func (w *window) settled(f *flight) bool {
 	return true
 }
 
+func (w *window) suspect(k key) *suspect {
+	if w.suspects[k] == nil {
+		w.suspects[k] = &suspect{}
+	}
+	return w.suspects[k]
+}
+
+// due says whether a suspect is to be tried now.
+func (w *window) due(k key, s *suspect, now time.Time) bool {
+	at := &w.lanes[k.lane]
+	return at.aside.contains(k.seq) && !at.taken.contains(k.seq) && !at.parked.contains(k.seq) && !now.Before(s.retry)
+}
+
+// putOff says when a batch is tried again.
+func (s *suspect) putOff(now time.Time, o *Options) {
+	s.wait = min(max(2*s.wait, o.PoisonRetry), max(poisonCap, o.PoisonRetry))
+	s.retry = now.Add(s.wait)
+}
+
 // suspected counts a lost connection against the batches of a flight.
 func (w *window) suspected(f *flight, now time.Time, o *Options) (poison bool) {
 	for _, seq := range f.seqs {
 		k := key{f.lane, seq}
-		s := w.suspects[k]
-		if s == nil {
-			s = &suspect{}
-			w.suspects[k] = s
-		}
+		s := w.suspect(k)
 		s.losses++
+		s.weight = int(w.held[k].size)
 		if f.alone {
 			s.alone++
 		}
@@ -271,19 +304,19 @@ func (w *window) suspected(f *flight, now time.Time, o *Options) (poison bool) {
 			w.lanes[k.lane].aside.add(k.seq, k.seq)
 		}
 		if s.alone >= poisonLosses {
-			s.wait = min(max(2*s.wait, o.PoisonRetry), max(poisonCap, o.PoisonRetry))
-			s.retry = now.Add(s.wait)
+			s.putOff(now, o)
 			poison = true
 		}
 	}
 	return poison
 }
 
-// cleared takes the suspicion from batches that got their PUBACK.
-func (w *window) cleared(f *flight) {
+// cleared takes the suspicion from batches that got their PUBACK; where the PUBACK is what is doubted, from those that have
+// arrived.
+func (w *window) cleared(f *flight, arrived bool) {
 	for _, seq := range f.seqs {
 		k := key{f.lane, seq}
-		if w.suspects[k] != nil {
+		if s := w.suspects[k]; s != nil && (arrived || s.mute == 0) {
 			delete(w.suspects, k)
 			w.lanes[k.lane].aside.remove(seq, seq)
 		}

@@ -308,7 +308,7 @@ func (c *checker) uplink(s *settings) {
 		User:           raw.User,
 		Format:         map[telemetrypb.Lane]uplink.Format{},
 		KeepAlive:      c.duration(raw.KeepAlive, 15*time.Second, time.Second, 10*time.Minute, at("keep_alive")...),
-		ReceiptTimeout: c.duration(raw.ReceiptTimeout, time.Minute, time.Second, time.Hour, at("receipt_timeout")...),
+		ReceiptTimeout: c.duration(raw.ReceiptTimeout, 45*time.Second, time.Second, time.Hour, at("receipt_timeout")...),
 		RetryBase:      c.duration(raw.RetryBase, 2*time.Second, 100*time.Millisecond, time.Minute, at("retry_base")...),
 		RetryCap:       c.duration(raw.RetryCap, 5*time.Minute, 100*time.Millisecond, time.Hour, at("retry_cap")...),
 		PayloadBytes:   int(c.size(raw.PayloadBytes, 64<<10, 1<<10, 256<<10, at("payload_bytes")...)),

@@ -119,6 +119,16 @@ func (b *Broker) Stop() { b.signal(syscall.SIGTERM) }
 // Kill ends the broker at once, as a power cut would.
 func (b *Broker) Kill() { b.signal(syscall.SIGKILL) }
 
+// Reload asks the broker to read its files again (SIGHUP).
+func (b *Broker) Reload() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		b.t.Errorf("%s: %v", b.name, err)
+	}
+}
+
 // Restart is Stop and Start.
 func (b *Broker) Restart() {
 	b.t.Helper()

@@ -5,13 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
 
 // HiveMQ starts HiveMQ's Community Edition, which keeps sessions and queued messages over Stop and Start in its folder,
-// and returns when it accepts connections. dir "" is a temporary folder.
-func HiveMQ(t testing.TB, dir string) *Broker {
+// and returns when it accepts connections. dir "" is a temporary folder; elements are added to its config.xml.
+func HiveMQ(t testing.TB, dir string, elements ...string) *Broker {
 	t.Helper()
 	if dir == "" {
 		dir = t.TempDir()
@@ -27,8 +28,9 @@ func HiveMQ(t testing.TB, dir string) *Broker {
 <hivemq>
   <listeners><tcp-listener><port>%d</port><bind-address>127.0.0.1</bind-address></tcp-listener></listeners>
   <anonymous-usage-statistics><enabled>false</enabled></anonymous-usage-statistics>
+  %s
 </hivemq>
-`, port)
+`, port, strings.Join(elements, "\n"))
 	if err := os.WriteFile(filepath.Join(dir, "conf", "config.xml"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}

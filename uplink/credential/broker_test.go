@@ -171,8 +171,21 @@ func (f *fixture) start(o credential.Options, more ...func(*uplink.Options)) *ve
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	v := &vehicle{f: f, store: credential.New(o), queue: q}
+	v := &vehicle{f: f, queue: q}
 	v.add(3)
+	v.run(o, more...)
+	return v
+}
+
+// run starts the uplink of a vehicle; one that ran before is stopped.
+func (v *vehicle) run(o credential.Options, more ...func(*uplink.Options)) {
+	f := v.f
+	f.t.Helper()
+	if v.stop != nil {
+		v.stop()
+	}
+	v.store = credential.New(o)
+	var err error
 	options := uplink.Options{
 		URL: "mqtts://" + f.addr, Tenant: "acme", Device: "car-1", Ack: uplink.AckPuback, TLS: v.store.TLS, Explain: v.store.Explain,
 		BackoffBase: 10 * time.Millisecond, BackoffCap: 50 * time.Millisecond, RefusedRetry: time.Hour, WakeGap: 20 * time.Millisecond,
@@ -181,7 +194,7 @@ func (f *fixture) start(o credential.Options, more ...func(*uplink.Options)) *ve
 	for _, change := range more {
 		change(&options)
 	}
-	if v.uplink, err = uplink.New(options, q); err != nil {
+	if v.uplink, err = uplink.New(options, v.queue); err != nil {
 		f.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -194,7 +207,6 @@ func (f *fixture) start(o credential.Options, more ...func(*uplink.Options)) *ve
 		}
 	})
 	f.t.Cleanup(v.stop)
-	return v
 }
 
 func (v *vehicle) add(n int) {
@@ -310,7 +322,10 @@ func TestRefusals(t *testing.T) {
 			f := &fixture{t: t, dir: f.dir, addr: f.addr, ca: f.ca, foreign: f.foreign, alarms: alarm.NewBoard(func() int64 { return 1 }, slog.New(slog.DiscardHandler))}
 			o := f.options()
 			c.change(&o)
-			f.start(o).refused(c.alarm, c.words...)
+			v := f.start(o)
+			v.refused(c.alarm, c.words...)
+			v.run(f.options()) // the cause is mended
+			v.delivered()
 		})
 	}
 }
