@@ -36,6 +36,7 @@ type flight struct {
 	bytes   int         // of the publish
 	alone   bool        // a suspect that travels alone
 	token   mqtt.Token
+	mark    mark
 	ackedAt time.Time
 }
 

@@ -154,7 +154,7 @@ func (a *agent) useLinks(o *uplink.Options) error {
 		a.log.Warn("the day's bytes", "error", err)
 	}
 	a.links, err = network.New(network.Options{
-		Links: s.Links, Proxy: s.Proxy.of, Control: uplink.UserTimeout(o.TCPUserTimeout),
+		Links: s.Links, Proxy: s.Proxy.of, Control: uplink.Control(o.TCPUserTimeout),
 		Now: func() (time.Time, bool) {
 			now, known := a.vouchedTime()
 			if s.BudgetLocal {
