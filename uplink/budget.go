@@ -3,9 +3,9 @@ package uplink
 import "time"
 
 // budget bounds what is in flight on one connection: twice bandwidth times delay, both as PUBACKs show them. The
-// bandwidth is the largest rate of delivery of some seconds, through which a radio link may stall, the delay the least time from sending to PUBACK. More
-// in flight would fill no link better; it would stand in a queue, in the kernel or in the network, and what is urgent
-// behind it.
+// bandwidth is the largest rate of delivery of some seconds, since a radio link stalls now and then, the delay the least
+// time from sending to PUBACK. More in flight would fill no link better; it would stand in a queue, in the kernel or in
+// the network, and what is urgent behind it.
 //
 // It begins small and doubles with each round trip until the rate grows no more. After that the delay of a link that is
 // always full would be that of its queue: when it has not been seen as short for delayWindow, the queue is left to run
@@ -15,7 +15,7 @@ import "time"
 type budget struct {
 	most   int // bytes: never more in flight
 	places int // publishes: never more in flight
-	start  int // bytes of a payload until the link is known
+	start  int // bytes of a payload until as many were delivered
 
 	delivered   int64     // bytes acknowledged
 	deliveredAt time.Time // the last of them; of the first flight's sending where nothing was in flight
@@ -40,10 +40,10 @@ const (
 	payloadTime     = time.Second / 32 // what a payload may take on the link
 	slowPayloadTime = time.Second / 4  // the same, as long as it is smaller than smallPayload
 	smallPayload    = 8 << 10          // bytes
-	delayWindow     = 10 * time.Second
-	rateWindow      = 3 * time.Second // half of it, and at least two delays
-	growth          = 1.25            // of the rate in a round: less is none
-	flatRounds      = 3               // rounds without growth: the link is full
+	delayWindow     = 10 * time.Second // and at least 50 delays
+	rateWindow      = 3 * time.Second  // half of it, and at least two delays
+	growth          = 1.25             // of the rate in a round: less is none
+	flatRounds      = 3                // rounds without growth: the link is full
 	leastTime       = time.Millisecond
 )
 
@@ -96,7 +96,7 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 			b.known = true
 		}
 	}
-	if b.known && now.Sub(b.delayAt) > delayWindow {
+	if b.known && now.Sub(b.delayAt) > max(delayWindow, 50*b.delay) {
 		b.probing = true
 	}
 }
@@ -156,7 +156,7 @@ func (b *budget) payload() int {
 	switch {
 	case b.probing && !b.probed:
 		return minPayload
-	case !b.known:
+	case b.delivered < int64(b.start):
 		n = max(n, b.start)
 	}
 	return max(n, minPayload)
@@ -167,7 +167,7 @@ func (b *budget) payload() int {
 func (b *budget) filled() int {
 	n := b.amount(b.delay)
 	if b.known {
-		n = max(n-b.delayBytes, n/2)
+		n = max(n-b.delayBytes, n/4)
 	}
 	return n
 }
@@ -202,7 +202,7 @@ func (b *budget) room(now time.Time, payload int, flying []*flight) (ok bool, wa
 	switch {
 	case bytes == 0, over <= 0:
 		return true, 0
-	case len(flying) > 1 || b.probing || b.rate() <= 0 || over > bytes:
+	case len(flying) > 1 || b.probing || b.rate() <= 0 || over > bytes || bytes+size > b.most:
 		return false, 0
 	}
 	began := flying[0].mark.sent
