@@ -62,8 +62,9 @@ func (b *budget) launched(now time.Time, flying int) mark {
 	if flying == 0 {
 		b.deliveredAt, b.sentAt = now, now
 	}
-	b.probed = b.probing
-	return mark{sent: now, delivered: b.delivered, deliveredAt: b.deliveredAt, sentAt: b.sentAt, slack: b.slack, probe: b.probing}
+	probe := b.probing && (flying == 0 || flying < b.window(0)) // what is urgent does not wait for the queue to run empty
+	b.probed = b.probed || probe
+	return mark{sent: now, delivered: b.delivered, deliveredAt: b.deliveredAt, sentAt: b.sentAt, slack: b.slack, probe: probe}
 }
 
 // ranDry notes that nothing is sent though the link would take it: how fast what is in flight, and what comes next, is
@@ -182,7 +183,7 @@ func (b *budget) window(two int) int {
 	case !b.known:
 		return min(max(3*full, two), b.most)
 	}
-	return min(max(2*full, full+full/2+two), b.most)
+	return min(max(2*full, full+full/4+two), b.most)
 }
 
 // room says whether another payload may follow what is in flight, and if not, how long that will be so when no PUBACK
@@ -194,15 +195,11 @@ func (b *budget) room(now time.Time, payload int, flying []*flight) (ok bool, wa
 		bytes += f.bytes
 		size = max(size, f.bytes)
 	}
-	two := 2 * size
-	if len(flying) == 1 {
-		two = size + payload
-	}
-	over := bytes + size - b.window(two)
+	over := bytes + size - b.window(size+payload)
 	switch {
 	case bytes == 0, over <= 0:
 		return true, 0
-	case len(flying) > 1 || b.probing || b.rate() <= 0 || over > bytes || bytes+size > b.most:
+	case b.filled() > size || b.probing || b.rate() <= 0 || over > bytes || bytes+size > b.most:
 		return false, 0
 	}
 	began := flying[0].mark.sent
