@@ -199,7 +199,7 @@ func (b *budget) room(now time.Time, payload int, flying []*flight) (ok bool, wa
 	switch {
 	case bytes == 0, over <= 0:
 		return true, 0
-	case b.filled() > size || b.probing || b.rate() <= 0 || over > bytes || bytes+size > b.most:
+	case b.filled() > size || b.probing || b.rate() <= 0 || over > size || bytes+size > b.most:
 		return false, 0
 	}
 	began := flying[0].mark.sent
