@@ -123,15 +123,25 @@ func (b *budget) took(now time.Time, rate float64, slack bool) {
 // waited takes the time from a flight's sending to its PUBACK.
 func (b *budget) waited(now time.Time, m mark, bytes int) {
 	d := max(now.Sub(m.sent), leastTime)
+	seen, least := b.bare(d, bytes), b.bare(b.delay, b.delayBytes)
 	switch {
-	case b.delay == 0, d <= b.delay, m.probe:
+	case b.delay == 0, seen <= least, m.probe:
 		b.delay, b.delayAt, b.delayBytes = d, now, bytes
 		if m.probe {
 			b.probing, b.probed = false, false
 		}
-	case d <= b.delay+b.delay/8:
+	case seen <= least+least/8:
 		b.delayAt = now
 	}
+}
+
+// bare is a delay without the transmission of the payload that it was measured with. Until the link was full once, the rate
+// does not tell how long that was, and after it a rate that is too low must not make the delay nothing.
+func (b *budget) bare(d time.Duration, bytes int) time.Duration {
+	if !b.known {
+		return d
+	}
+	return max(d-b.time(bytes), d/4)
 }
 
 // rate is the bandwidth, in bytes/s; 0: nothing was delivered yet.
@@ -163,15 +173,8 @@ func (b *budget) payload() int {
 	return max(n, minPayload)
 }
 
-// filled is bandwidth times delay: the bytes that fill the link. The delay holds the transmission of the payload that it
-// was measured with, but until the link was full once, the rate does not tell how long that was.
-func (b *budget) filled() int {
-	n := b.amount(b.delay)
-	if b.known {
-		n = max(n-b.delayBytes, n/4)
-	}
-	return n
-}
+// filled is bandwidth times delay: the bytes that fill the link.
+func (b *budget) filled() int { return b.amount(b.bare(b.delay, b.delayBytes)) }
 
 // window is how many bytes may be in flight. A payload goes as a whole and is acknowledged as a whole, so that two of them
 // are more or less there.

@@ -175,6 +175,26 @@ func TestBudgetOfAVehicleAtRest(t *testing.T) {
 	}
 }
 
+// TestBudgetAndBunches: PUBACKs that were held up and come together tell how fast their payloads went, not how fast they came.
+func TestBudgetAndBunches(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(1e9, int64(ms)*1e6) }
+	b := budget{most: 640 << 10, places: 10}
+	first := b.launched(at(0), 0)
+	second := b.launched(at(500), 1000)
+	b.acked(at(1000), first, 1000)
+	b.acked(at(1001), second, 1000)
+	if got := b.rate(); got > 2000 {
+		t.Errorf("%.0f bytes/s where 2000 bytes took a second", got)
+	}
+	third := b.launched(at(2000), 0)
+	fourth := b.launched(at(2900), 1000)
+	b.acked(at(2901), third, 1000)
+	b.acked(at(2902), fourth, 1000)
+	if got := b.rate(); got > 2300 {
+		t.Errorf("%.0f bytes/s where 2000 bytes took 0.9 s to send", got)
+	}
+}
+
 // TestBudgetIsBounded: whatever the link, what the options say is not exceeded, and something can always go.
 func TestBudgetIsBounded(t *testing.T) {
 	for _, places := range []int{1, 2, 10} {

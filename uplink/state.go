@@ -53,7 +53,7 @@ type State struct {
 	InFlightBytes int
 	InFlightMost  int           // the budget of InFlightBytes at present
 	Bandwidth     float64       // bytes/s of this connection, as PUBACKs show it; 0: not known
-	Delay         time.Duration // least time to a PUBACK; 0: not known
+	Delay         time.Duration // least time to a PUBACK, without transmission; 0: not known
 	Unreceipted   int           // batches sent and neither released nor parked
 	PayloadBytes  int           // what a payload may hold at present
 	Store         string
@@ -89,7 +89,7 @@ func (u *Uplink) State() State {
 		b := &live.budget
 		s.PayloadBytes = min(s.PayloadBytes, b.payload())
 		s.InFlight, s.InFlightBytes, s.InFlightMost = len(live.flying), live.flyingBytes, b.window(2*s.PayloadBytes)
-		s.Bandwidth, s.Delay = b.rate(), b.delay
+		s.Bandwidth, s.Delay = b.rate(), b.bare(b.delay, b.delayBytes)
 	}
 	return s
 }
