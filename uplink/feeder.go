@@ -12,14 +12,22 @@ import (
 // another.
 func (s *session) feed() {
 	defer s.u.tasks.Done()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		f, topic, payload := s.next()
+		f, topic, payload, wait := s.next()
 		if f == nil {
+			var due <-chan time.Time
+			if wait > 0 {
+				timer.Reset(wait)
+				due = timer.C
+			}
 			select {
 			case <-s.done:
 				return
 			case <-s.wake:
 			case <-s.u.queue.Notify():
+			case <-due:
 			}
 			continue
 		}
@@ -73,40 +81,47 @@ func (s *session) ack() {
 	}
 }
 
-// next decides what is published now; nil: nothing, for the moment.
-func (s *session) next() (f *flight, topic string, payload []byte) {
+// next decides what is published now; nil: nothing, until something happens or, where wait is above 0, so much later.
+func (s *session) next() (f *flight, topic string, payload []byte, wait time.Duration) {
 	if s.stopping.Load() {
-		return nil, "", nil
+		return nil, "", nil, 0
 	}
-	if s.room(telemetrypb.Lane_LANE_CONTROL, false) && s.u.statusDue(time.Now()) {
+	now := time.Now()
+	if s.room(now, telemetrypb.Lane_LANE_CONTROL, false).free && s.u.statusDue(now) {
 		payload = s.u.status(true, "")
 		f = &flight{bytes: len(payload)}
 		if !s.launch(f, nil) {
-			return nil, "", nil
+			return nil, "", nil, 0
 		}
-		return f, s.u.topic(telemetrypb.TopicStatus), payload
+		return f, s.u.topic(telemetrypb.TopicStatus), payload, 0
 	}
-	now, asked := time.Now(), false
+	full, asked := false, false
 	for _, c := range drainOrder() {
 		if c.part != whole && !asked {
 			// A suspect before the mass: what breaks connections holds up the rest until it is known.
 			if asked = true; s.u.suspectDue(now) {
-				if !s.idle() {
-					return nil, "", nil
+				if !s.idle(false) {
+					return nil, "", nil, 0
 				}
 				if f, payload = s.load(s.u.gatherSuspect(now), true); f != nil {
-					return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload
+					return f, s.u.topic(telemetrypb.TopicLane(telemetrypb.Lane(f.lane))), payload, 0
 				}
 			}
 		}
-		if !s.u.allowed(c.lane) || !s.room(c.lane, c.part == backlog) {
+		if !s.u.allowed(c.lane) {
 			continue
 		}
-		if f, payload = s.load(s.u.gather(c, s.u.payloadLimit()), false); f != nil {
-			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload
+		r := s.room(now, c.lane, c.part == backlog)
+		if !r.free {
+			full, wait = full || r.full, max(wait, r.wait) // where it is not 0, it is the same for each
+			continue
+		}
+		if f, payload = s.load(s.u.gather(c, r.payload), false); f != nil {
+			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload, 0
 		}
 	}
-	return nil, "", nil
+	s.idle(full)
+	return nil, "", nil, wait
 }
 
 // load turns packed parcels into a flight.
@@ -156,6 +171,7 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 		}
 		u.count.batchesSent.Add(1)
 	}
+	f.mark = s.budget.launched(time.Now(), s.flyingBytes)
 	s.flying = append(s.flying, f)
 	s.flyingBytes += f.bytes
 	if f.lane != 0 {
@@ -165,29 +181,57 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	return true
 }
 
-// room says whether a publish may go now. Control and events have two places of their own, so that they never stand
-// behind the backlog; a suspect flies alone.
-func (s *session) room(l telemetrypb.Lane, old bool) bool {
+// room is what may be published now.
+type room struct {
+	free    bool
+	full    bool          // it is the link that has enough, and nothing else
+	wait    time.Duration // until a full link has less; 0: until a PUBACK
+	payload int           // bytes of a payload
+}
+
+// room says whether a publish may go now. Control and events have two places of their own, beside the budget, so that
+// they never stand behind the backlog; a suspect flies alone.
+func (s *session) room(now time.Time, l telemetrypb.Lane, old bool) (r room) {
 	u := s.u
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	r.payload = min(u.limitLocked(), s.budget.payload())
 	places, bytes := u.o.InFlight, u.o.InFlightBytes
-	if l <= telemetrypb.Lane_LANE_EVENT {
+	urgent := l <= telemetrypb.Lane_LANE_EVENT
+	if urgent {
 		places, bytes = places+2, bytes+2*u.o.PayloadBytes
 	}
+	reserved := 2
 	for _, f := range s.flying {
 		if f.alone {
-			return false
+			return r
+		}
+		if f.lane <= buffer.Lane(telemetrypb.Lane_LANE_EVENT) {
+			reserved--
 		}
 	}
-	if len(s.flying) >= places || len(s.flying) > 0 && s.flyingBytes+u.payload > bytes {
-		return false
+	if len(s.flying) >= places || u.o.Ack == AckReceipt && u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes) {
+		return r
 	}
-	return u.o.Ack == AckPuback || !u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes)
+	if len(s.flying) > 0 && s.flyingBytes+r.payload > bytes {
+		r.full = true
+		return r
+	}
+	if urgent && reserved > 0 {
+		r.free = true
+		return r
+	}
+	r.free, r.wait = s.budget.room(now, r.payload, s.flying)
+	r.full = !r.free
+	return r
 }
 
-func (s *session) idle() bool {
+// idle says whether nothing is in flight. Where the link is not full, it notes that there was nothing to fill it with.
+func (s *session) idle(full bool) bool {
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
+	if !full {
+		s.budget.ranDry(s.flyingBytes)
+	}
 	return len(s.flying) == 0
 }

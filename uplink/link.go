@@ -128,7 +128,7 @@ func (u *Uplink) dialTCP(ctx context.Context, network, addr string) (conn net.Co
 	if u.o.Dial != nil {
 		conn, err = u.o.Dial(ctx, network, addr)
 	} else {
-		d := net.Dialer{Control: UserTimeout(u.o.TCPUserTimeout)}
+		d := net.Dialer{Control: Control(u.o.TCPUserTimeout)}
 		conn, err = d.DialContext(ctx, network, addr)
 	}
 	if err != nil {
@@ -137,21 +137,33 @@ func (u *Uplink) dialTCP(ctx context.Context, network, addr string) (conn net.Co
 	return &wiredConn{Conn: conn, wire: &u.wire}, nil
 }
 
-// UserTimeout makes the kernel give up a connection whose data stays unacknowledged for so long (TCP_USER_TIMEOUT). It
-// is for net.Dialer.Control.
-func UserTimeout(limit time.Duration) func(network, addr string, c syscall.RawConn) error {
+// unsentBytes is what the kernel may hold of a connection beyond what TCP has sent (TCP_NOTSENT_LOWAT): a write waits
+// for the rest. What it holds stands before an event; without the bound that can be megabytes.
+const unsentBytes = 16 << 10
+
+// Control is for net.Dialer.Control. It makes the kernel give up a connection whose data stays unacknowledged for so
+// long (TCP_USER_TIMEOUT), and take no more than it can soon send.
+func Control(limit time.Duration) func(network, addr string, c syscall.RawConn) error {
 	return func(network, _ string, c syscall.RawConn) error {
 		if !strings.HasPrefix(network, "tcp") {
 			return nil
 		}
 		var failed error
 		err := c.Control(func(fd uintptr) {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+			for _, option := range []struct {
+				name  string
+				what  int
+				value int
+			}{
+				{"TCP_USER_TIMEOUT", unix.TCP_USER_TIMEOUT, int(limit.Milliseconds())},
+				{"TCP_NOTSENT_LOWAT", unix.TCP_NOTSENT_LOWAT, unsentBytes},
+			} {
+				if failed = os.NewSyscallError("setsockopt "+option.name, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option.what, option.value)); failed != nil {
+					return
+				}
+			}
 		})
-		if err == nil {
-			err = os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", failed)
-		}
-		return err
+		return errors.Join(err, failed)
 	}
 }
 

@@ -43,8 +43,8 @@ func testUplink(t testing.TB, q Queue, change func(*Options)) *Uplink {
 	return u
 }
 
-// TestTCPUserTimeout asks the kernel what it was told.
-func TestTCPUserTimeout(t *testing.T) {
+// TestSocketOptions asks the kernel what it was told.
+func TestSocketOptions(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +64,10 @@ func TestTCPUserTimeout(t *testing.T) {
 		got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
 		if err != nil || got != 30_000 {
 			t.Errorf("TCP_USER_TIMEOUT is %d ms, %v; want 30000", got, err)
+		}
+		got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
+		if err != nil || got != unsentBytes {
+			t.Errorf("TCP_NOTSENT_LOWAT is %d bytes, %v; want %d", got, err, unsentBytes)
 		}
 	}); err != nil {
 		t.Fatal(err)

@@ -106,7 +106,7 @@ type Options struct {
 
 	PayloadBytes     int   // most bytes of batches in one publish; one batch always goes. Default 64 KiB
 	InFlight         int   // publishes without PUBACK. Default 10
-	InFlightBytes    int   // their bytes. Default InFlight × PayloadBytes
+	InFlightBytes    int   // most of their bytes; the budget is what the link needs. Default InFlight × PayloadBytes
 	UnreceiptedCount int   // batches sent and without receipt. Default 4096
 	UnreceiptedBytes int64 // their bytes. Default 16 MiB
 

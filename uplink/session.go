@@ -44,6 +44,7 @@ type session struct {
 	dead        bool      // nothing that this session says counts any more
 	flying      []*flight // without PUBACK, oldest first
 	flyingBytes int
+	budget      budget
 	acks        int // PUBACKs of batches
 	ackedBytes  int64
 	inARow      int // PUBACKs since the payload size last changed

@@ -53,8 +53,11 @@ type State struct {
 
 	InFlight      int // publishes without PUBACK
 	InFlightBytes int
-	Unreceipted   int // batches sent and neither released nor parked
-	PayloadBytes  int // what a payload may hold at present
+	InFlightMost  int           // the budget of InFlightBytes at present
+	Bandwidth     float64       // bytes/s of this connection, as PUBACKs show it; 0: not known
+	Delay         time.Duration // least time to a PUBACK, without transmission; 0: not known
+	Unreceipted   int           // batches sent and neither released nor parked
+	PayloadBytes  int           // what a payload may hold at present
 	Store         string
 	Generation    uint64
 }
@@ -85,7 +88,10 @@ func (u *Uplink) State() State {
 	s.Phase, s.Why, s.Since, s.NextTry = u.phase, u.reason, u.since, u.nextTry
 	s.Unreceipted, s.PayloadBytes, s.Store, s.Generation = len(u.win.held), u.payload, u.store, u.newest
 	if live != nil {
-		s.InFlight, s.InFlightBytes = len(live.flying), live.flyingBytes
+		b := &live.budget
+		s.PayloadBytes = min(s.PayloadBytes, b.payload())
+		s.InFlight, s.InFlightBytes, s.InFlightMost = len(live.flying), live.flyingBytes, b.window(2*s.PayloadBytes)
+		s.Bandwidth, s.Delay = b.rate(), b.bare(b.delay, b.delayBytes)
 	}
 	return s
 }
@@ -160,6 +166,10 @@ func (u *Uplink) register(r prometheus.Registerer) error {
 		return 0
 	})
 	gauge("payloads_in_flight", "Publishes without PUBACK.", func(s State) float64 { return float64(s.InFlight) })
+	gauge("bytes_in_flight", "Bytes of publishes without PUBACK.", func(s State) float64 { return float64(s.InFlightBytes) })
+	gauge("in_flight_budget_bytes", "Bytes that may be in flight at present.", func(s State) float64 { return float64(s.InFlightMost) })
+	gauge("bandwidth_bytes_per_second", "Rate at which the broker acknowledges, while the link was full.", func(s State) float64 { return s.Bandwidth })
+	gauge("puback_delay_seconds", "Least time from a publish to its PUBACK.", func(s State) float64 { return s.Delay.Seconds() })
 	gauge("batches_unreceipted", "Batches sent and not released.", func(s State) float64 { return float64(s.Unreceipted) })
 	gauge("payload_limit_bytes", "Bytes that a payload may hold at present.", func(s State) float64 { return float64(s.PayloadBytes) })
 	return failed

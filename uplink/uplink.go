@@ -52,6 +52,7 @@ type Uplink struct {
 	win     window
 	payload int // bytes that a payload may have now
 	trial   trial
+	rate    float64       // bytes/s that the last connection measured; 0: none has
 	changed chan struct{} // closed and made anew at each release
 	phase   Phase
 	reason  string
@@ -194,6 +195,10 @@ func (u *Uplink) begin(s *session) {
 		newest[l] = u.newestCommitted(l)
 	}
 	u.mu.Lock()
+	s.budget.most, s.budget.places, s.budget.start = u.o.InFlightBytes, u.o.InFlight, smallPayload
+	if u.rate > 0 { // a link that was slow does not begin with seconds of it
+		s.budget.start = int(min(u.rate*slowPayloadTime.Seconds(), smallPayload))
+	}
 	u.win.forget()
 	for l := range u.win.lanes {
 		u.win.lanes[l].liveFrom = newest[l] + 1
@@ -213,6 +218,9 @@ func (u *Uplink) finish(s *session) {
 	var poison, known = []key(nil), ""
 	u.mu.Lock()
 	s.dead = true
+	if s.budget.known {
+		u.rate = s.budget.rate()
+	}
 	var lost []*flight // of batches
 	for _, f := range s.flying {
 		if f.lane != 0 {
@@ -267,13 +275,15 @@ func (u *Uplink) acked(s *session, f *flight) {
 	s.flying = s.flying[1:] // the acker takes them in the order they were made
 	s.flyingBytes -= f.bytes
 	s.pubacks++
+	now := time.Now()
+	s.budget.acked(now, f.mark, f.bytes)
 	if f.lane == 0 {
 		u.mu.Unlock()
 		u.o.Alarms.Clear(alarmDenied)
 		u.poke()
 		return
 	}
-	f.ackedAt = time.Now()
+	f.ackedAt = now
 	s.acks++
 	s.ackedBytes += int64(f.bytes)
 	if 2*f.weight > u.payload { // a limit that is not used proves nothing
@@ -377,11 +387,5 @@ func (u *Uplink) onTick(s *session, now time.Time) {
 
 // newestCommitted is the highest seq of a lane that was ever committed.
 func (u *Uplink) newestCommitted(l buffer.Lane) uint64 { return u.queue.Stats().Lanes[l].Newest }
-
-func (u *Uplink) payloadLimit() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.limitLocked()
-}
 
 func (u *Uplink) topic(rest string) string { return telemetrypb.Topic(u.o.Tenant, u.o.Device, rest) }

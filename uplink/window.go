@@ -38,6 +38,7 @@ type flight struct {
 	large   bool        // it weighs as much as one that did not get through, and travels alone too
 	weight  int         // what it counts against the payload limit
 	token   mqtt.Token
+	mark    mark
 	ackedAt time.Time
 }
 

@@ -165,7 +165,7 @@ func (a *agent) linkOptions(o *uplink.Options) network.Options {
 	s := &a.settings.Uplink
 	o.TCPUserTimeout = userTimeout
 	return network.Options{
-		Links: s.Links, Proxy: s.Proxy.of, Control: uplink.UserTimeout(o.TCPUserTimeout),
+		Links: s.Links, Proxy: s.Proxy.of, Control: uplink.Control(o.TCPUserTimeout),
 		Now: func() (time.Time, bool) {
 			now, known := a.vouchedTime()
 			if s.BudgetLocal {

@@ -1,15 +1,24 @@
 package uplinktest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Proxy is a TCP link that can be made bad. All methods are safe for use from several goroutines and act on the
 // connections that are open and on those to come.
+//
+// With a rate, each way of a connection is a queue before a line: what comes waits in the queue, which holds as much as
+// the line carries in a round trip, then takes its time on the line by its bytes, then its delay. A full queue takes no
+// more, so that the sender waits; it drops nothing. The kernel's buffers before it are as small, and packets as long as
+// on Ethernet, for connections that begin after the rate and delay were set.
 type Proxy struct {
 	listen net.Listener
 	target string
@@ -43,10 +52,10 @@ func NewProxy(target string) (*Proxy, error) {
 func (p *Proxy) Addr() string { return p.listen.Addr().String() }
 
 // SetDelay delays every byte, each way.
-func (p *Proxy) SetDelay(d time.Duration) { p.set(func() { p.delay = d }) }
+func (p *Proxy) SetDelay(d time.Duration) { p.set(func() { p.delay = d }); p.tune() }
 
 // SetRate limits each connection and way, in bytes a second; 0 lifts it.
-func (p *Proxy) SetRate(bytes int) { p.set(func() { p.rate = bytes }) }
+func (p *Proxy) SetRate(bytes int) { p.set(func() { p.rate = bytes }); p.tune() }
 
 // Drop throws bytes away, one way or both; the connections stay.
 func (p *Proxy) Drop(up, down bool) { p.set(func() { p.dropUp, p.dropDown = up, down }) }
@@ -142,7 +151,8 @@ func (p *Proxy) accept() {
 // serve passes one connection on until either side ends.
 func (p *Proxy) serve(near *net.TCPConn) {
 	defer near.Close()
-	conn, err := net.Dial("tcp", p.target)
+	dialer := net.Dialer{Control: p.shrink}
+	conn, err := dialer.Dial("tcp", p.target)
 	if err != nil {
 		return
 	}
@@ -170,58 +180,149 @@ func (p *Proxy) serve(near *net.TCPConn) {
 	p.mu.Unlock()
 }
 
-// chunk is what was read, and when it may go on.
-type chunk struct {
-	bytes []byte
-	due   time.Time
+// Packets of a link with a rate, and the least that its queue holds.
+const (
+	segment    = 1448 // bytes of Ethernet's packets that are TCP's
+	leastQueue = 4 * segment
+)
+
+// queue is how much waits before a line, in bytes.
+func queue(rate int, delay time.Duration) int {
+	return max(int(float64(rate)*(2*delay).Seconds()), leastQueue)
 }
 
-// pass carries one way. Reading goes on while what was read waits out its delay.
+// tune makes the kernel's buffers of connections to come as small as the link's queue. They get theirs from the
+// listener, since the window is agreed on with the first packet.
+func (p *Proxy) tune() {
+	if raw, err := p.listen.(*net.TCPListener).SyscallConn(); err == nil { // a closed proxy needs none
+		_ = p.shrink("", "", raw)
+	}
+}
+
+// shrink gives a socket the buffers of the link.
+func (p *Proxy) shrink(_, _ string, c syscall.RawConn) error {
+	p.mu.Lock()
+	rate, size := p.rate, queue(p.rate, p.delay)
+	p.mu.Unlock()
+	if rate == 0 {
+		return nil
+	}
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size),
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment))
+	})
+	return errors.Join(err, failed)
+}
+
+// chunk is what was read, and when: after the line, when it has arrived.
+type chunk struct {
+	bytes []byte
+	at    time.Time
+}
+
+// pass carries one way: read, line, delay, write.
 func (p *Proxy) pass(to, from *net.TCPConn, up bool, left *budget) {
-	road := make(chan chunk, 256)
+	const most = 256
+	waiting, travelling := make(chan chunk, most), make(chan chunk, 1<<12)
+	held := newRoom()
 	p.tasks.Go(func() {
-		defer close(road)
+		defer close(waiting)
 		for {
-			b := make([]byte, 4<<10)
+			p.mu.Lock()
+			rate, delay := p.rate, p.delay
+			p.mu.Unlock()
+			size := 4 << 10
+			if rate > 0 {
+				size = segment
+				held.take(size, queue(rate, delay))
+			}
+			b := make([]byte, size)
 			n, err := from.Read(b)
+			if rate > 0 {
+				held.give(size - n)
+			} else {
+				held.take(n, 1<<30)
+			}
 			p.wait()
 			p.mu.Lock()
 			p.passed += int64(n)
-			delay, drop := p.delay, up && p.dropUp || !up && p.dropDown
+			drop := up && p.dropUp || !up && p.dropDown
 			p.mu.Unlock()
-			if n > 0 && !drop {
-				road <- chunk{b[:n], time.Now().Add(delay)}
+			switch {
+			case n > 0 && !drop:
+				waiting <- chunk{b[:n], time.Now()}
+			case n > 0:
+				held.give(n)
 			}
 			if err != nil {
 				return
 			}
 		}
 	})
-	var free time.Time // when the link has carried what it was given
-	for c := range road {
-		time.Sleep(time.Until(c.due))
+	p.tasks.Go(func() {
+		defer close(travelling)
+		var free time.Time // when the line has carried what it was given
+		for c := range waiting {
+			p.mu.Lock()
+			rate, delay := p.rate, p.delay
+			p.mu.Unlock()
+			if rate > 0 {
+				if free.Before(c.at) {
+					free = c.at
+				}
+				// Counted on from when the last piece was through: a late wake-up costs no capacity while there is more.
+				free = free.Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(rate))
+				time.Sleep(time.Until(free))
+				c.at = free
+			}
+			held.give(len(c.bytes))
+			travelling <- chunk{c.bytes, c.at.Add(delay)}
+		}
+	})
+	for c := range travelling {
+		time.Sleep(time.Until(c.at))
 		p.wait()
-		p.mu.Lock()
-		rate := p.rate
-		p.mu.Unlock()
 		allowed := left.take(len(c.bytes))
 		_, err := to.Write(c.bytes[:allowed])
 		if err != nil || allowed < len(c.bytes) {
 			break
 		}
-		if rate > 0 {
-			// Counted on from when the last piece was through: a late wake-up costs no capacity while there is more.
-			if now := time.Now(); free.Before(now.Add(-50 * time.Millisecond)) {
-				free = now
-			}
-			free = free.Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(rate))
-			time.Sleep(time.Until(free))
-		}
 	}
 	_ = to.Close()
 	_ = from.Close()
-	for range road { // let the reader end
+	for range travelling { // let the others end
 	}
+}
+
+// room is what a queue holds, in bytes.
+type room struct {
+	mu   sync.Mutex // guards held
+	less sync.Cond
+	held int
+}
+
+func newRoom() *room {
+	r := &room{}
+	r.less.L = &r.mu
+	return r
+}
+
+// take waits until n more fit.
+func (r *room) take(n, most int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.held > 0 && r.held+n > most {
+		r.less.Wait()
+	}
+	r.held += n
+}
+
+func (r *room) give(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held -= n
+	r.less.Signal()
 }
 
 // wait waits out a freeze.
