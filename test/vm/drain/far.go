@@ -4,12 +4,11 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/waybill-telematics/waybill/uplink/uplinktest"
@@ -29,15 +28,15 @@ type arrived struct {
 
 // far is the process beyond the links: it does as it is told, a line at a time.
 func far(o *options) error {
-	if err := command(o.ip, "link set dev lo up"); err != nil {
+	if err := setUp("lo"); err != nil {
 		return err
 	}
-	end, err := startBroker(o)
+	broker, err := uplinktest.NewBroker()
 	if err != nil {
 		return err
 	}
-	defer end()
-	store := uplinktest.NewStore(fmt.Sprintf("127.0.0.1:%d", brokerPort), "store")
+	defer broker.Close()
+	store := uplinktest.NewStore(broker.Addr(), "store")
 	defer store.Close()
 	for end := time.Now().Add(time.Minute); !store.Attached(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -53,7 +52,7 @@ func far(o *options) error {
 				if err := o.equip(fmt.Sprintf("far%d", i), i, 2); err != nil {
 					return err
 				}
-				if err := serve(i, &counts[i]); err != nil {
+				if err := serve(i, &counts[i], broker.Addr()); err != nil {
 					return err
 				}
 			}
@@ -71,37 +70,17 @@ func far(o *options) error {
 	return lines.Err()
 }
 
-// startBroker runs Mosquitto on all addresses of this end, and on its loopback for the store.
-func startBroker(o *options) (end func(), err error) {
-	conf := filepath.Join(os.TempDir(), "drain-mosquitto.conf")
-	text := fmt.Sprintf("listener %d 0.0.0.0\nallow_anonymous true\nuser root\nmax_queued_messages 0\nlog_type error\n", brokerPort)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(o.broker, "-c", conf)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("broker: %w", err)
-	}
-	return func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}, nil
-}
-
-// serve takes in what the plain connection of a link brings, until the process ends.
-func serve(i int, count *atomic.Int64) error {
-	l, err := net.Listen("tcp", fmt.Sprintf("10.9.%d.2:%d", i, plainPort))
+// serve listens on both ports of a link, until the process ends.
+func serve(i int, count *atomic.Int64, broker string) error {
+	plain, err := net.Listen("tcp", fmt.Sprintf("10.9.%d.2:%d", i, plainPort))
 	if err != nil {
 		return err
 	}
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
+	mqtt, err := net.Listen("tcp", fmt.Sprintf("10.9.%d.2:%d", i, brokerPort))
+	if err != nil {
+		return err
+	}
+	go each(plain, func(conn net.Conn) {
 		b := make([]byte, 64<<10)
 		for {
 			n, err := conn.Read(b)
@@ -110,8 +89,37 @@ func serve(i int, count *atomic.Int64) error {
 				return
 			}
 		}
-	}()
+	})
+	go each(mqtt, func(conn net.Conn) { // the broker listens on the loopback only
+		inner, err := net.Dial("tcp", broker)
+		if err != nil {
+			return
+		}
+		var both sync.WaitGroup
+		forward := func(to, from net.Conn) {
+			_, _ = io.Copy(to, from)
+			_ = to.Close()
+			_ = from.Close()
+		}
+		both.Go(func() { forward(inner, conn) })
+		both.Go(func() { forward(conn, inner) })
+		both.Wait()
+	})
 	return nil
+}
+
+// each serves connections until the process ends.
+func each(l net.Listener, f func(net.Conn)) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			f(conn)
+		}()
+	}
 }
 
 // look says what has arrived by now.

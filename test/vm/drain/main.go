@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,13 +21,19 @@ import (
 
 // options are the flags.
 type options struct {
-	ip, tc  string
-	broker  string
-	netem   string
+	line    line
 	pairs   int
 	seconds float64
 	batches int
 	far     bool
+}
+
+// line is what befalls packets, in each direction.
+type line struct {
+	delay   time.Duration
+	loss    float64 // the part that is lost
+	rate    int     // bytes a second, 0: as fast as it goes
+	packets int     // that are on their way or wait; more are dropped
 }
 
 // summary is what is printed.
@@ -51,10 +58,10 @@ type counted struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.ip, "ip", "ip", "iproute2's ip")
-	flag.StringVar(&o.tc, "tc", "tc", "and tc")
-	flag.StringVar(&o.broker, "broker", "mosquitto", "Mosquitto")
-	flag.StringVar(&o.netem, "netem", "delay 300ms loss 2%", "what netem does to each direction")
+	flag.DurationVar(&o.line.delay, "delay", 300*time.Millisecond, "of packets, each way")
+	flag.Float64Var(&o.line.loss, "loss", 0.02, "part of the packets that is lost, each way")
+	flag.IntVar(&o.line.rate, "rate", 0, "bytes a second, each way; 0: as fast as it goes")
+	flag.IntVar(&o.line.packets, "packets", 10000, "packets on their way or waiting, each way")
 	flag.IntVar(&o.pairs, "pairs", 1, "links for each of the two")
 	flag.Float64Var(&o.seconds, "seconds", 10, "how long")
 	flag.IntVar(&o.batches, "batches", 100, "batches of about 16 KiB in the backlog of an uplink")
@@ -123,27 +130,15 @@ func (c *other) end() error {
 	return c.cmd.Wait()
 }
 
-// command runs one command line of words without spaces in them.
-func command(program, line string) error {
-	if text, err := exec.Command(program, strings.Fields(line)...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, line, err, text)
-	}
-	return nil
-}
-
-// equip gives one end of link i its address and its faults. Segments leave one by one: a loss takes one packet, not
-// what the kernel would have handed over in one piece.
+// equip gives one end of link i its address and its faults.
 func (o *options) equip(name string, i, end int) error {
-	for _, line := range []string{
-		fmt.Sprintf("address add 10.9.%d.%d/24 dev %s", i, end, name),
-		fmt.Sprintf("link set dev %s gso_max_segs 1", name),
-		fmt.Sprintf("link set dev %s up", name),
-	} {
-		if err := command(o.ip, line); err != nil {
-			return err
-		}
+	if err := addAddress(name, net.IPv4(10, 9, byte(i), byte(end))); err != nil {
+		return err
 	}
-	return command(o.tc, fmt.Sprintf("qdisc add dev %s root netem %s", name, o.netem))
+	if err := setUp(name); err != nil {
+		return err
+	}
+	return spoil(name, o.line)
 }
 
 // links are numbered: first the uplinks', then the plain ones.
@@ -152,7 +147,7 @@ func (o *options) links() int { return 2 * o.pairs }
 // connect makes all links to the child.
 func (o *options) connect(child *other) error {
 	for i := range o.links() {
-		if err := command(o.ip, fmt.Sprintf("link add near%d type veth peer name far%d netns %d", i, i, child.cmd.Process.Pid)); err != nil {
+		if err := addVeth(fmt.Sprintf("near%d", i), fmt.Sprintf("far%d", i), child.cmd.Process.Pid); err != nil {
 			return err
 		}
 		if err := o.equip(fmt.Sprintf("near%d", i), i, 1); err != nil {

@@ -135,11 +135,12 @@ func newVehicle(i, batches int) (*vehicle, error) {
 		return nil, err
 	}
 	random := rand.New(rand.NewPCG(uint64(i), 1))
-	samples := make([]telemetrypb.Sample, 2700)
+	noise := make([]byte, 16<<10) // half of it to a sample
 	for range batches {
-		for k := range samples {
-			samples[k] = telemetrypb.UintSample(1, int64(k)*1e7, random.Uint64N(1<<48))
+		for k := range noise {
+			noise[k] = "0123456789abcdef"[random.Uint32()>>28]
 		}
+		samples := []telemetrypb.Sample{telemetrypb.StringSample(1, 0, string(noise[:8<<10])), telemetrypb.StringSample(1, 1, string(noise[8<<10:]))}
 		rec, err := queue.Add(telemetrypb.Lane_LANE_TELEMETRY, telemetrypb.Head{BootID: [16]byte{1}, BootCount: 1, Catalogue: [16]byte{9}}, samples)
 		if err != nil {
 			return nil, err
