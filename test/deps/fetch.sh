@@ -30,6 +30,7 @@ spec() {
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
+    kernel-arm64-net) echo "kernel arm64 linux-image-arm64" ;;
     kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
     cantools)     echo "pip cantools==45.1.0 can-isotp==2.0.7 udsoncan==1.26.1 py-obdii==0.10.5b0" ;;
     dbc-files)    echo "sdist cantools==45.1.0 opendbc==0.3.1 canmatrix==1.3.3" ;;
@@ -224,7 +225,9 @@ END
     can-utils-arm64) rm -rf "${dest:?}/etc" "$dest"/usr/lib/*/gconv ;;
     qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;
     kernel-*)
-      find "$dest" -name '*.ko*' ! -path '*/net/can/*' -delete
+      local keep=(-path '*/net/can/*')
+      [[ $group != *-net ]] || keep+=(-o -name 'veth.ko*' -o -name 'sch_netem.ko*')
+      find "$dest" -name '*.ko*' ! \( "${keep[@]}" \) -delete
       rm -rf "$dest"/usr/lib/linux-image-* "$dest"/boot/System.map-*
       find "$dest" -depth -type d -empty -delete
       ;;

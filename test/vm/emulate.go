@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 
 	"github.com/waybill-telematics/waybill/test/deps"
@@ -30,7 +31,11 @@ func Emulate(t testing.TB, goarch string, j Job, files map[string]string) Result
 	if !ok {
 		t.Fatalf("no machine for GOARCH=%s", goarch)
 	}
-	kernel := deps.Folder(t, m.group)
+	group := m.group
+	if slices.ContainsFunc(j.Modules, func(name string) bool { return !strings.HasPrefix(name, "net/can/") }) {
+		group += "-net" // the same kernel, with veth and netem
+	}
+	kernel := deps.Folder(t, group)
 	images, _ := filepath.Glob(filepath.Join(kernel, "boot/vmlinuz-*"))
 	if len(images) != 1 {
 		t.Fatalf("%d kernels in %s", len(images), kernel)
