@@ -54,6 +54,8 @@ func BenchmarkDrain(b *testing.B) {
 		{"20kBs-cut4s-small-batches", flapping, 300, 0, 24 * time.Second, "", 80},
 		{"20kBs-cut4s-mtls", flapping, 2700, 0, 24 * time.Second, "full", 0},
 		{"20kBs-cut4s-mtls-resumed", flapping, 2700, 0, 24 * time.Second, "resumed", 0},
+		{"20kBs-cut4s-mtls-small-batches", flapping, 300, 0, 24 * time.Second, "full", 0},
+		{"20kBs-cut4s-mtls-resumed-small-batches", flapping, 300, 0, 24 * time.Second, "resumed", 0},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for range b.N {
