@@ -37,7 +37,7 @@ check: ## gofmt and go vet, for this machine and for the vehicles
 test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
 	$(RACE) -skip '^TestVcan' -timeout 15m $$(go list ./... | grep -v '/test/\(vm\|sim\)$$')
 	$(RACE) -run '^Test(RandomWeeks|VirtualDay)$$' ./test/sim # what is long runs without the detector
-	WAYBILL_WEEKS=500 go run ./test/gotest ./test/sim
+	WAYBILL_WEEKS=1000 go run ./test/gotest ./test/sim
 	.ci/test-arm $(VEHICLE)
 	.ci/fuzz $(FUZZTIME)
 
