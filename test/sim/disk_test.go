@@ -30,7 +30,7 @@ type disk struct {
 	slow    time.Duration           // of a commit at most
 	batches map[batchName][32]byte  // confirmed, with their bytes' hash
 	samples map[string]map[int]bool // confirmed, by signal and serial number
-	trouble time.Time               // a commit failed since, and none has succeeded long enough; zero: all is well
+	trouble time.Time               // the first commit that failed may hold what was taken commitEvery before this; zero: none has failed of late
 	failed  time.Time               // the last that did
 	began   time.Time               // of the commit under way; zero: there is none
 	took    time.Duration           // of the last
@@ -207,16 +207,16 @@ func (h *handle) Commit(batches []buffer.Record, journal []buffer.JournalEntry) 
 		return buffer.ErrClosed
 	}
 	now := time.Now()
-	d.took, d.began = now.Sub(d.began), time.Time{}
 	switch {
 	case err != nil:
 		d.failed = now
 		if d.trouble.IsZero() {
-			d.trouble = now
+			d.trouble = d.began.Add(-d.took) // what came during the commit before waited for its end
 		}
 	case now.Sub(d.failed) > 10*time.Second:
 		d.trouble = time.Time{}
 	}
+	d.took, d.began = now.Sub(d.began), time.Time{}
 	return err
 }
 

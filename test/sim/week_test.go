@@ -213,7 +213,7 @@ func (w *week) cut() {
 		k.from = d.began.Add(-commitEvery - d.took)
 	}
 	if !d.trouble.IsZero() {
-		k.from = d.trouble.Add(-commitEvery - d.took)
+		k.from = d.trouble.Add(-commitEvery)
 	}
 	if d.full {
 		k.from = k.from.Add(-2 * d.slow)

@@ -19,6 +19,7 @@ type weekResult struct {
 	Stored    int           // and in the store in the end
 	Cut       int           // lost by a kill, within what may be
 	Counted   int           // missing and in the ledger
+	Either    int           // missing, lost by a kill or in the ledger
 	Restored  int           // forgotten by a store that was restored
 	Recalled  uint64        // batches that such a store got back
 	Unbounded int           // stored, and nobody vouches for their time
@@ -33,6 +34,7 @@ func (r *weekResult) add(s weekResult) {
 	r.Stored += s.Stored
 	r.Cut += s.Cut
 	r.Counted += s.Counted
+	r.Either += s.Either
 	r.Restored += s.Restored
 	r.Recalled += s.Recalled
 	r.Unbounded += s.Unbounded
@@ -101,7 +103,7 @@ func (w *week) verdict() (r weekResult, err error) {
 		}
 	}
 	if uint64(r.Counted) > ledger {
-		return r, fmt.Errorf("P1: %d samples are missing, the ledger counts %d", r.Counted, ledger)
+		return r, fmt.Errorf("P1: %d samples are missing and no kill explains it, the ledger counts %d", r.Counted, ledger)
 	}
 	if !w.wasRestored || w.recalls {
 		if t := w.totals; t.Gaps > 0 || t.Parked > 0 || t.Letters > 0 || t.Rejected > 0 {
@@ -124,14 +126,17 @@ func (w *week) excuse(r *weekResult, name string, serial int, losses []store.Los
 			hasLoss = true
 		}
 	}
+	mayBeCut := wasKilled && !confirmed && !truth.at.Before(k.from)
 	switch {
 	case w.restored[name][serial] && !w.recalls:
 		r.Restored++
+	case hasLoss && mayBeCut: // a record tells a span of time, not which samples
+		r.Either++
 	case hasLoss:
 		r.Counted++
 	case confirmed:
 		return fmt.Errorf("P1: %s %d of boot %d, process %d was confirmed by the queue, and is neither stored nor in the ledger", name, serial, truth.in, truth.process)
-	case wasKilled && !truth.at.Before(k.from):
+	case mayBeCut:
 		r.Cut++
 	case wasKilled:
 		return fmt.Errorf("P2: %s %d of process %d was taken %v before the kill and is lost; %v may be lost", name, serial, truth.process,
