@@ -174,7 +174,6 @@ func (p *Pipeline) settle(c *commit) {
 	if p.failing || !p.proven {
 		if p.failing {
 			p.log.Info("commits succeed again")
-			p.lossTold, p.ticked = longAgo, true // what was let go of has numbers below those on disk now: the ledger says so before the power goes
 		}
 		p.failing, p.lastErr, p.proven = false, nil, true
 		p.o.OnCommitOK()

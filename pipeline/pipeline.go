@@ -13,9 +13,6 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
-// longAgo is before every BOOTTIME.
-const longAgo = math.MinInt64 / 2
-
 // Pipeline takes samples from its Sources to its Queue. Ledger, Emit and Raise are safe for use from several
 // goroutines at any time; Source and Recover come before Run, which is called once.
 //
@@ -68,9 +65,9 @@ type Pipeline struct {
 	trouble     string
 	proven      bool // a commit succeeded
 	lastErr     error
-	ticked      bool  // a tick is not answered yet
-	quiet       bool  // events were committed less than EventEvery ago
-	lossTold    int64 // clock's BOOTTIME
+	ticked      bool // a tick is not answered yet
+	quiet       bool // events were committed less than EventEvery ago
+	lossTold    int64
 
 	encoder telemetrypb.Encoder
 	head    telemetrypb.Head
@@ -101,7 +98,7 @@ func New(o Options, sel *Selection, q Queue) (*Pipeline, error) {
 		headBytes: 128 + len(o.Tenant) + len(o.Device),
 		wake:      make(chan struct{}, 1),
 		states:    make([]signalState, len(sel.policies)),
-		lossTold:  longAgo,
+		lossTold:  math.MinInt64 / 2,
 	}
 	if err := m.watch(p); err != nil {
 		return nil, fmt.Errorf("pipeline: %w", err)

@@ -191,34 +191,6 @@ func TestAFailingDiskIsProbedAndHealsInSteps(t *testing.T) {
 	})
 }
 
-// TestLossesAreToldOnceTheDiskIsWell: what was let go of leaves numbers free below those that are on the disk then, so that
-// the ledger follows them without waiting for its interval.
-func TestLossesAreToldOnceTheDiskIsWell(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		q := pipelinetest.NewQueue(1)
-		d := &disk{}
-		q.OnCommit = d.commit
-		v := start(t, q, func(o *pipeline.Options) { o.MemoryBytes, o.LossEvery = 256<<10, time.Hour })
-		time.Sleep(1550 * time.Millisecond)
-		for trouble := 1; trouble <= 2; trouble++ {
-			d.set(errDisk, false)
-			for range 300 {
-				v.noise(speed, 100)
-				time.Sleep(100 * time.Millisecond)
-			}
-			d.set(nil, false)
-			time.Sleep(1100 * time.Millisecond) // a tick
-			synctest.Wait()
-			_, list := losses(t, q)
-			if len(list) != trouble {
-				t.Errorf("%d losses are on the disk after trouble %d", len(list), trouble)
-			}
-			checkNumbers(t, q, telemetry, list)
-		}
-		v.mustEnd()
-	})
-}
-
 // TestPowerCutWhileTheRingEmpties: whichever commit the power goes at, what is on the disk is a lane's beginning, without a
 // hole and without a loss record for numbers that will be given again.
 func TestPowerCutWhileTheRingEmpties(t *testing.T) {
