@@ -53,6 +53,13 @@ type Record struct {
 	First   int64 // CLOCK_BOOTTIME ns of the first sample
 	Last    int64 // CLOCK_BOOTTIME ns of the last sample
 	Bytes   []byte
+	Lost    []Numbers // of a control batch given to Commit: numbers that its records call lost and that will never be stored
+}
+
+// Numbers are sequence numbers of a lane.
+type Numbers struct {
+	Lane Lane
+	Range
 }
 
 // JournalEntry is a part of a batch that is not sealed yet. The entries of one (lane, seq), in order, are what the batch

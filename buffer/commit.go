@@ -18,6 +18,9 @@ import (
 // On an error some lanes may be stored and others not. The same batches may be given again under the same seqs: those
 // that are stored are passed over. The journal counts per seq what was confirmed: entries given after an error replace
 // those of the failed call. ErrFull: nothing was stored.
+//
+// Numbers that a control batch calls lost (Record.Lost) are released by the transaction that stores it: before it they may be
+// given again after a crash, and from it on they are not.
 func (q *Queue) Commit(batches []Record, journal []JournalEntry) error {
 	q.commitMu.Lock()
 	defer q.commitMu.Unlock()
@@ -57,6 +60,11 @@ func (q *Queue) plan(batches []Record, journal []JournalEntry) (work laneWorks, 
 		r := &batches[i]
 		if err := q.checkLocked("batch", r.Lane, r.Seq, len(r.Bytes)); err != nil {
 			return work, err
+		}
+		for _, lost := range r.Lost {
+			if err := q.checkLocked("lost number", lost.Lane, lost.Last, 0); err != nil {
+				return work, err
+			}
 		}
 		if q.lanes[r.Lane].storedLocked(r.Seq) {
 			continue
@@ -141,9 +149,18 @@ func (q *Queue) writeWork(work laneWorks) (err error) {
 		w := work[l]
 		for len(w.batches)+len(w.journal) > 0 {
 			n, j, size := fits(w, q.o.SegmentBytes-commitRoom)
-			if err := q.writeLane(l, w.batches[:n], w.journal[:j], size, nothingGone); err != nil {
+			lost, err := q.lost(w.batches[:n])
+			if err != nil {
+				return err
+			}
+			if err := q.writeLane(l, w.batches[:n], w.journal[:j], size, lost); err != nil {
 				return fmt.Errorf("queue: committing to lane %s: %w", l, err)
 			}
+			q.mu.Lock()
+			for l := range lost {
+				q.lanes[l].released.AddSet(lost[l])
+			}
+			q.mu.Unlock()
 			stored = stored || n > 0
 			w.batches, w.journal = w.batches[n:], w.journal[j:]
 		}
@@ -156,6 +173,28 @@ func (q *Queue) writeWork(work laneWorks) (err error) {
 		}
 	}
 	return nil
+}
+
+// lost is what some batches call lost. When that is more than a commit's name has room for, meta says it before.
+func (q *Queue) lost(batches []*Record) (lost [laneCount + 1]ranges.Set, err error) {
+	for _, r := range batches {
+		for _, n := range r.Lost {
+			lost[n.Lane].Add(n.Range)
+		}
+	}
+	count := 0
+	for l := range lost {
+		count += len(lost[l])
+	}
+	if count <= maxCommitReleased {
+		return lost, nil
+	}
+	q.mu.Lock()
+	for l := range lost {
+		q.lanes[l].released.AddSet(lost[l])
+	}
+	q.mu.Unlock()
+	return nothingGone, q.writeMeta(nil, false)
 }
 
 // tell says that there are batches to send.

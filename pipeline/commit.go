@@ -212,8 +212,8 @@ func (p *Pipeline) logCommitted(c *commit) {
 }
 
 // sealControl seals what Emit and the ledger have. While commits fail one control batch waits and the rest is
-// gathered for the next one; the ledger waits until nothing else does, so that the numbers that it names as lost are
-// not given again after a crash.
+// gathered for the next one; the ledger waits until nothing else does, but for the numbers of batches that were dropped: what is
+// above them waits for the record.
 func (p *Pipeline) sealControl(final bool) {
 	if p.failing && !final && slices.ContainsFunc(p.uncommitted, func(s sealed) bool { return s.Lane == telemetrypb.Lane_LANE_CONTROL }) {
 		return
@@ -222,12 +222,15 @@ func (p *Pipeline) sealControl(final bool) {
 	records := p.records
 	p.records, p.urgent = nil, false
 	p.mu.Unlock()
-	if now := p.clock.Boot(); final || !p.failing && now-p.lossTold >= int64(p.o.LossEvery) {
+	var lost []Numbers
+	if now := p.clock.Boot(); final || len(p.dropped) > 0 || !p.failing && now-p.lossTold >= int64(p.o.LossEvery) {
+		lost, p.dropped = p.dropped, nil
 		if losses := p.ledger.take(); len(losses) > 0 {
 			p.lossTold = now
 			records = append(records, losses...)
 		}
 	}
+	before := len(p.uncommitted)
 	for len(records) > 0 {
 		n, size := 0, 0
 		for n < len(records) {
@@ -246,6 +249,9 @@ func (p *Pipeline) sealControl(final bool) {
 			p.sealFailed(err)
 		}
 		records = records[n:]
+	}
+	if n := len(p.uncommitted); n > before { // the last of them is durable after the others
+		p.uncommitted[n-1].Lost = lost
 	}
 }
 

@@ -68,6 +68,7 @@ type Pipeline struct {
 	ticked      bool // a tick is not answered yet
 	quiet       bool // events were committed less than EventEvery ago
 	lossTold    int64
+	dropped     []Numbers // no control batch holds the record of these yet
 
 	encoder telemetrypb.Encoder
 	head    telemetrypb.Head

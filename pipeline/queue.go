@@ -11,6 +11,13 @@ type Sealed struct {
 	Samples     uint32 // samples, or records in the control lane
 	First, Last int64  // CLOCK_BOOTTIME of the earliest and the latest sample, ns
 	Bytes       []byte
+	Lost        []Numbers // see Commit
+}
+
+// Numbers are sequence numbers of a lane.
+type Numbers struct {
+	Lane        telemetrypb.Lane
+	First, Last uint64
 }
 
 // Journal is what of a batch that is not sealed yet is to survive a crash. All entries of one (lane, seq) together,
@@ -36,6 +43,9 @@ type Queue interface {
 	// does not know come again under the same sequence numbers with the same bytes, a part of them first, or are given up, a lane's
 	// oldest first; journal entries come again with the same or more samples. It is called from one goroutine at a time,
 	// at times while another one calls Reserve.
+	//
+	// A control batch may name numbers that were given and will never be stored (Sealed.Lost), since its records say that they
+	// are lost. Once it is durable, and not before, they are never given again; it is durable before any batch above them is.
 	Commit([]Sealed, []Journal) error
 	// Stored says whether a batch of a commit that failed is durable all the same, or even released again.
 	Stored(l telemetrypb.Lane, seq uint64) bool

@@ -23,8 +23,10 @@ import (
 //
 // The newest stay, as they do in the queue: what the car does now, and what led to the trouble, is worth more than what
 // it did when the disk failed. Three kinds never go: control batches; what the journal or the commit under way has samples
-// of, since a crash would bring those back; and the newest batch of a lane, so that a number above those that a loss record names
-// is durable before the record is.
+// of, since a crash would bring those back; and the newest batch of a lane.
+//
+// What is let go of leaves numbers that nothing bears. The record that names them reaches the disk ahead of all that is above
+// them, and they are done with by its very commit: whenever the power goes, a number is there, or in the ledger, or given again.
 //
 // A commit while the disk fails carries little: a disk that is worn out or full is not made to write the whole ring
 // each second, and what is not in a commit can be let go of.
@@ -117,17 +119,35 @@ func (p *Pipeline) drop(i int) {
 		Detail: p.lossDetail(),
 	})
 	p.release(s.Bytes)
+	for i := range p.dropped {
+		if d := &p.dropped[i]; d.Lane == s.Lane && d.Last+1 == s.Seq {
+			d.Last = s.Seq
+			return
+		}
+	}
+	p.dropped = append(p.dropped, Numbers{Lane: s.Lane, First: s.Seq, Last: s.Seq})
+}
+
+// untold says whether numbers of a lane are missing of which no control batch holds the record yet. Nothing that is above
+// them may be durable before.
+func (p *Pipeline) untold(l telemetrypb.Lane) bool {
+	return slices.ContainsFunc(p.dropped, func(d Numbers) bool { return d.Lane == l })
 }
 
 // carry says how many of the waiting batches go with the next commit, and has put them in front: all, or of a failing
-// disk what is in the journal, then by worth, each lane from its oldest on, as much as p.probe.
+// disk what is in the journal, then by worth, each lane from its oldest on, as much as p.probe, without the lanes of which numbers
+// are missing that the control batch ahead does not name.
 func (p *Pipeline) carry(final bool) int {
 	if !p.failing || final {
 		return len(p.uncommitted)
 	}
+	const stays = int(telemetrypb.Lane_LANE_RAW) + 1
 	rank := func(s *sealed) int {
-		if s.keep {
+		switch {
+		case s.keep:
 			return 0
+		case p.untold(s.Lane):
+			return stays
 		}
 		return int(s.Lane)
 	}
@@ -135,7 +155,7 @@ func (p *Pipeline) carry(final bool) int {
 	n, size := 0, 0
 	for ; n < len(p.uncommitted); n++ {
 		s := &p.uncommitted[n]
-		if size += len(s.Bytes); n > 0 && !s.keep && size > p.probe {
+		if size += len(s.Bytes); rank(s) == stays || n > 0 && !s.keep && size > p.probe {
 			break
 		}
 	}

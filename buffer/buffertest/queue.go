@@ -200,6 +200,11 @@ func (m *Memory) Commit(batches []buffer.Record, journal []buffer.JournalEntry) 
 		if err := m.check(r.Lane, r.Seq); err != nil {
 			return err
 		}
+		for _, lost := range r.Lost {
+			if err := m.check(lost.Lane, lost.Last); err != nil {
+				return err
+			}
+		}
 		if m.stored(r.Lane, r.Seq) {
 			continue
 		}
@@ -226,6 +231,12 @@ func (m *Memory) Commit(batches []buffer.Record, journal []buffer.JournalEntry) 
 	}
 	for l, records := range fresh {
 		for seq, r := range records {
+			for _, lost := range r.Lost {
+				m.lanes[lost.Lane].released.Add(lost.Range)
+				d.lanes[lost.Lane].released.Add(lost.Range)
+				d.lanes[lost.Lane].next = max(d.lanes[lost.Lane].next, lost.Last+1)
+			}
+			r.Lost = nil
 			d.lanes[l].batches[seq] = r
 			d.lanes[l].newest = max(d.lanes[l].newest, seq)
 			delete(d.lanes[l].journal, seq)

@@ -105,7 +105,7 @@ func Suite(t *testing.T, d Disks) {
 		"New": testNew, "Order": testOrder, "Idempotent": testIdempotent, "Release": testRelease, "Journal": testJournal,
 		"Restart": testRestart, "DrainedRestart": testDrainedRestart, "Quota": testQuota, "Closed": testClosed,
 		"Refused": testRefused, "Concurrent": testConcurrent, "Epoch": testReleaseEpoch, "Stats": testStats,
-		"Copies": testCopies, "Parent": testParent,
+		"Copies": testCopies, "Parent": testParent, "Lost": testLost,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, d) })
 	}
@@ -422,6 +422,51 @@ func testCopies(t *testing.T, d Disks) {
 	}
 	clear(first.Bytes)
 	wantSeqs(t, "after the caller wrote over its bytes", Drain(t, q, tele, 0), 1)
+}
+
+// testLost: what a control batch calls lost is done with as soon as that batch is stored, and not before.
+func testLost(t *testing.T, d Disks) {
+	p := d.New(t, 0)
+	q := p.open(t)
+	fill(t, q, tele, 1, 10)
+	for range 4 {
+		q.Reserve(tele) // 2 to 5
+	}
+	p.Crash()
+	q = p.open(t)
+	for want := uint64(2); want <= 5; want++ {
+		if seq := q.Reserve(tele); seq != want {
+			t.Fatalf("Reserve = %d after a crash, want %d, which nothing speaks of", seq, want)
+		}
+	}
+	record := Batch(buffer.Control, q.Reserve(buffer.Control), 10)
+	record.Lost = []buffer.Numbers{{Lane: tele, Range: buffer.Range{First: 2, Last: 6}}}
+	if err := q.Commit([]buffer.Record{record}, nil); err == nil {
+		t.Error("a number that was never given is lost: committed")
+	}
+	record.Lost[0].Last = 5
+	commit(t, q, []buffer.Record{record}, nil)
+	p.Crash()
+	q = p.open(t)
+	if seq := q.Reserve(tele); seq != 6 {
+		t.Errorf("Reserve = %d after a crash, want 6: those below are said to be lost", seq)
+	}
+	commit(t, q, []buffer.Record{Batch(tele, 6, 10)}, nil)
+	wantSeqs(t, "beside what is lost", Drain(t, q, tele, 0), 1, 6)
+	wantSeqs(t, "the record", Drain(t, q, buffer.Control, 0), record.Seq)
+
+	// More ranges than one commit's name has room for.
+	record = Batch(buffer.Control, q.Reserve(buffer.Control), 10)
+	for seq := q.Reserve(tele); seq < 300; seq = q.Reserve(tele) {
+		if seq%2 == 0 {
+			record.Lost = append(record.Lost, buffer.Numbers{Lane: tele, Range: buffer.Range{First: seq, Last: seq}})
+		}
+	}
+	commit(t, q, []buffer.Record{record}, nil)
+	p.Crash()
+	if seq := p.open(t).Reserve(tele); seq != 299 {
+		t.Errorf("Reserve = %d after a crash, want 299", seq)
+	}
 }
 
 func testParent(t *testing.T, d Disks) {

@@ -19,6 +19,9 @@ func (p pipelineQueue) Commit(sealed []pipeline.Sealed, journal []pipeline.Journ
 	batches := make([]buffer.Record, len(sealed))
 	for i, s := range sealed {
 		batches[i] = buffer.Record{Lane: buffer.Lane(s.Lane), Seq: s.Seq, Samples: s.Samples, First: s.First, Last: s.Last, Bytes: s.Bytes}
+		for _, lost := range s.Lost {
+			batches[i].Lost = append(batches[i].Lost, buffer.Numbers{Lane: buffer.Lane(lost.Lane), Range: buffer.Range{First: lost.First, Last: lost.Last}})
+		}
 	}
 	entries := make([]buffer.JournalEntry, len(journal))
 	for i, j := range journal {

@@ -113,7 +113,7 @@ func (q *Queue) storeLocked(b pipeline.Sealed) {
 		}
 		return
 	}
-	b.Bytes = bytes.Clone(b.Bytes)
+	b.Bytes, b.Lost = bytes.Clone(b.Bytes), slices.Clone(b.Lost)
 	view, err := telemetrypb.OpenBatch(b.Bytes)
 	if err != nil {
 		q.problem("lane %d seq %d: %v", b.Lane, b.Seq, err)
@@ -152,6 +152,9 @@ func (q *Queue) Crash() *Queue {
 	again.problems = slices.Clone(q.problems)
 	for _, b := range q.stored {
 		again.next[b.Lane] = max(again.next[b.Lane], b.Seq)
+		for _, lost := range b.Lost {
+			again.next[lost.Lane] = max(again.next[lost.Lane], lost.Last)
+		}
 	}
 	for _, e := range q.journal {
 		again.next[e.Lane] = max(again.next[e.Lane], e.Seq)

@@ -151,7 +151,11 @@ func (p pipelineQueue) Stored(lane telemetrypb.Lane, seq uint64) bool {
 func (p pipelineQueue) Commit(sealed []pipeline.Sealed, journal []pipeline.Journal) error {
 	var batches []buffer.Record
 	for _, s := range sealed {
-		batches = append(batches, buffer.Record{Lane: buffer.Lane(s.Lane), Seq: s.Seq, Samples: s.Samples, First: s.First, Last: s.Last, Bytes: s.Bytes})
+		r := buffer.Record{Lane: buffer.Lane(s.Lane), Seq: s.Seq, Samples: s.Samples, First: s.First, Last: s.Last, Bytes: s.Bytes}
+		for _, lost := range s.Lost {
+			r.Lost = append(r.Lost, buffer.Numbers{Lane: buffer.Lane(lost.Lane), Range: buffer.Range{First: lost.First, Last: lost.Last}})
+		}
+		batches = append(batches, r)
 	}
 	var entries []buffer.JournalEntry
 	for _, j := range journal {
