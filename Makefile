@@ -35,7 +35,7 @@ check: ## gofmt and go vet, for this machine and for the vehicles
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
 test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
-	$(RACE) -skip '^TestVcan' -timeout 15m $$(go list ./... | grep -v '/test/\(vm\|sim\)$$')
+	$(RACE) -skip '^TestVcan' -timeout 15m ./test/e2e ./buffer $$(go list ./... | grep -v '/test/\(vm\|sim\)$$') # the longest first
 	$(RACE) -run '^Test(RandomWeeks|VirtualDay)$$' ./test/sim # what is long runs without the detector
 	WAYBILL_WEEKS=1000 go run ./test/gotest ./test/sim
 	.ci/test-arm $(VEHICLE)
