@@ -3,7 +3,9 @@ package deps
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -48,15 +50,21 @@ func (b *Broker) run(t testing.TB) *Broker {
 	return b
 }
 
-// freePort is a port of the loopback that nobody listens on.
+// freePort is a port of the loopback that nobody listens on. It is below those that the kernel gives to outgoing connections
+// (net.ipv4.ip_local_port_range), so that none has it before the broker does, or while the broker is down.
 func freePort(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		port := 15000 + rand.IntN(15000)
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			listener.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatal(err)
+	return 0
 }
 
 // URL is the broker's address as MQTT clients take it.
