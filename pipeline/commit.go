@@ -252,6 +252,8 @@ func (p *Pipeline) sealControl(final bool) {
 	}
 	if n := len(p.uncommitted); n > before { // the last of them is durable after the others
 		p.uncommitted[n-1].Lost = lost
+	} else {
+		p.dropped = lost
 	}
 }
 

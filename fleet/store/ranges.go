@@ -76,26 +76,7 @@ func (s *Ranges) Without(first, last uint64) []Range {
 }
 
 // Missing lists the numbers from 1 to last that are not in the set.
-func (s *Ranges) Missing(last uint64) []Range {
-	var gaps []Range
-	next := uint64(1)
-	for _, r := range s.list {
-		if r.First > last {
-			break
-		}
-		if r.First > next {
-			gaps = append(gaps, Range{next, r.First - 1})
-		}
-		if r.Last >= last {
-			return gaps
-		}
-		next = r.Last + 1
-	}
-	if next <= last {
-		gaps = append(gaps, Range{next, last})
-	}
-	return gaps
-}
+func (s *Ranges) Missing(last uint64) []Range { return s.Without(1, last) }
 
 // Within counts the numbers of the set inside a closed range.
 func (s *Ranges) Within(first, last uint64) uint64 {
