@@ -57,6 +57,7 @@ func (s *session) ack() {
 	defer s.u.tasks.Done()
 	timer := time.NewTimer(s.u.o.AckTimeout)
 	defer timer.Stop()
+	heard := time.Now() // the last PUBACK
 	for {
 		var f *flight
 		select {
@@ -64,16 +65,18 @@ func (s *session) ack() {
 		case <-s.done:
 			return
 		}
-		timer.Reset(s.u.o.AckTimeout)
+		wait := max(s.u.o.AckTimeout-time.Since(heard), s.u.o.AckTimeout/2)
+		timer.Reset(wait)
 		select {
 		case <-f.token.Done():
 			if err := f.token.Error(); err != nil {
 				s.link.Load().kill(fmt.Errorf("publish: %w", err))
 				return
 			}
+			heard = time.Now()
 			s.u.acked(s, f)
 		case <-timer.C:
-			s.link.Load().kill(fmt.Errorf("%w: %s waited for", errNoPuback, s.u.o.AckTimeout))
+			s.link.Load().kill(fmt.Errorf("%w: %s waited for", errNoPuback, wait.Round(time.Second)))
 			return
 		case <-s.done:
 			return

@@ -26,8 +26,8 @@ const halfOpen = 45 * time.Second
 // virtual time; test/chaos shows the same in real time.
 func TestHalfOpenWithDefaults(t *testing.T) {
 	for _, dead := range []string{"nothing comes back", "nothing gets there", "nothing is read"} {
-		for _, busy := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, busy %v", dead, busy), func(t *testing.T) {
+		for _, busy := range []string{"idle", "publishing", "one publish before the ping"} {
+			t.Run(fmt.Sprintf("%s, %s", dead, busy), func(t *testing.T) {
 				var worst time.Duration
 				for at := 20 * time.Second; at < 85*time.Second; at += 1300 * time.Millisecond {
 					synctest.Test(t, func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestHalfOpenWithDefaults(t *testing.T) {
 }
 
 // findHalfOpen lets a link die and says how long that went unnoticed.
-func findHalfOpen(t *testing.T, dead string, busy bool, at time.Duration) time.Duration {
+func findHalfOpen(t *testing.T, dead, busy string, at time.Duration) time.Duration {
 	q, err := uplinktest.NewQueue(tenant, device, epoch)
 	if err != nil {
 		t.Fatal(err)
@@ -82,10 +82,11 @@ func findHalfOpen(t *testing.T, dead string, busy bool, at time.Duration) time.D
 	close(peer.dead)
 	died := time.Now()
 	for u.State().Losses == 0 {
-		if time.Since(died) > 10*time.Minute {
+		since := time.Since(died)
+		if since > 10*time.Minute {
 			t.Fatal("not found within 10 minutes")
 		}
-		if busy && time.Since(died)%(2*time.Second) == 0 {
+		if busy == "publishing" && since%(2*time.Second) == 0 || busy == "one publish before the ping" && since == 14*time.Second {
 			feed()
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -112,13 +112,14 @@ type Options struct {
 
 	// Paho looks at its timers every 5 s. A link that has become half-open is found after KeepAlive, a tick and
 	// PingTimeout, rounded up to a tick; where the kernel's buffer is full, after KeepAlive, a tick and WriteTimeout; where the
-	// vehicle's own publishes keep pings away, after AckTimeout: 40 s each.
+	// vehicle's own publishes keep pings away, after AckTimeout: 40 s each. For a publish after silence the silence counts,
+	// up to half of AckTimeout: a publish just before a ping was due has put that off.
 	KeepAlive      time.Duration // whole seconds. Default 15 s
 	PingTimeout    time.Duration // default 18 s
 	WriteTimeout   time.Duration // of one packet. Default 20 s
 	ConnectTimeout time.Duration // of dial, TLS and CONNACK together. Default 15 s
 	TCPUserTimeout time.Duration // default 30 s
-	AckTimeout     time.Duration // for the PUBACK of the oldest publish, then the connection is given up. Default 40 s
+	AckTimeout     time.Duration // between two PUBACKs, while one is awaited; then the connection is given up. Default 40 s
 	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 45 s: a denial that only this shows is an alarm within a minute
 	ParkedRetry    time.Duration // a parked batch is sent again after this long. Default 10 min
 	StatusEvery    time.Duration // default 60 s
