@@ -189,10 +189,14 @@ func (c *course) run(batches, losses, restarts int) {
 	c.wait("online", time.Minute, func() bool { return c.up.State().Connections > 0 })
 	goroutines, heap := runtime.NumGoroutine(), heapInUse()
 
-	began := time.Now()
+	began, told := time.Now(), 0
 	for {
 		state := c.up.State()
 		total := c.added[mass] + c.added[event]
+		if told < total/10000 {
+			told = total / 10000
+			c.t.Logf("%s: %d of %d batches, %d of %d losses", time.Since(began).Round(time.Second), total, batches, state.Losses, losses)
+		}
 		if total >= batches && int(state.Losses) >= losses {
 			break
 		}
@@ -200,11 +204,14 @@ func (c *course) run(batches, losses, restarts int) {
 			c.t.Fatalf("%d of %d batches and %d of %d losses after 50 minutes: %s", total, batches, state.Losses, losses, state)
 		}
 		if c.queue.Len() < 2000 {
-			c.add(mass, 1+c.rand.IntN(1+2*batches/losses))
+			c.add(mass, 1+c.rand.IntN(1+2*max(0, batches-total)/max(10, (losses-int(state.Losses))/2))) // an accident costs several connections
 			c.add(event, c.rand.IntN(3))
 		}
 		c.accident(restarts)
 		c.calm(5 * time.Second)
+		for end := time.Now().Add(10 * time.Second); c.queue.Len() >= 2000 && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 	c.calm(time.Minute)
 	c.wait("everything released", 5*time.Minute, func() bool { return c.queue.Len() == 0 })
