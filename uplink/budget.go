@@ -11,6 +11,10 @@ import "time"
 // always full would be that of its queue: when it has not been seen as short for delayWindow, the queue is left to run
 // empty, and a small payload sees the delay.
 //
+// A link that loses packets stands still for a round trip and more while TCP repairs a loss, and twice its bandwidth times
+// delay is then no more than what is being repaired. While the kernel sends again now and then, four times as much may be
+// in flight: what a lost packet does to TCP's own window keeps queues short there.
+//
 // It is ready when most, places and start are set. It is guarded by Uplink.mu and takes a fixed amount of memory.
 type budget struct {
 	most   int // bytes: never more in flight
@@ -34,6 +38,12 @@ type budget struct {
 	peak       float64   // the rate that a round must exceed to be one of growth
 	flat       int       // rounds in a row without growth
 	roundEnd   int64     // the round ends when what was sent after so much was delivered is acknowledged
+
+	// What the kernel knows of the path; 0 where it does not say.
+	trip     time.Duration // the shortest of a segment
+	repeated uint32        // segments that it has sent again
+	lossAt   time.Time     // when that was last seen to grow
+	lossy    bool          // not long ago
 }
 
 const (
@@ -44,6 +54,8 @@ const (
 	rateWindow      = 3 * time.Second  // half of it, and at least two delays
 	growth          = 1.25             // of the rate in a round: less is none
 	flatRounds      = 3                // rounds without growth: the link is full
+	lossWindow      = 10 * time.Second // and at least 50 delays: how long a loss counts
+	lossyRounds     = 4                // bandwidth times delay, so often, on a link that loses packets
 	leastTime       = time.Millisecond
 )
 
@@ -102,6 +114,15 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 	}
 }
 
+// learned takes what the kernel says: the shortest round trip of a segment, and how many it has sent again.
+func (b *budget) learned(now time.Time, trip time.Duration, repeated uint32) {
+	b.trip = trip
+	if repeated != b.repeated {
+		b.repeated, b.lossAt = repeated, now
+	}
+	b.lossy = !b.lossAt.IsZero() && now.Sub(b.lossAt) < max(lossWindow, 50*b.delay)
+}
+
 // took takes a rate of delivery. One that was not the link's own can only raise the estimate.
 func (b *budget) took(now time.Time, rate float64, slack bool) {
 	if slack {
@@ -136,12 +157,13 @@ func (b *budget) waited(now time.Time, m mark, bytes int) {
 }
 
 // bare is a delay without the transmission of the payload that it was measured with. Until the link was full once, the rate
-// does not tell how long that was, and after it a rate that is too low must not make the delay nothing.
+// does not tell how long that was, and after it a rate that is too low must not make the delay nothing: one payload in
+// each round trip would look like a slow link, and stay so. It is never shorter than a segment's trip.
 func (b *budget) bare(d time.Duration, bytes int) time.Duration {
 	if !b.known {
 		return d
 	}
-	return max(d-b.time(bytes), d/4)
+	return max(d-b.time(bytes), d/4, min(b.trip, d))
 }
 
 // rate is the bandwidth, in bytes/s; 0: nothing was delivered yet.
@@ -183,10 +205,14 @@ func (b *budget) window(two int) int {
 	switch {
 	case b.probing:
 		return full / 4 * 3
-	case !b.known:
+	case !b.known && !b.lossy:
 		return min(max(3*full, two), b.most)
 	}
-	return min(max(2*full, full+full/4+two), b.most)
+	rounds := 2
+	if b.lossy {
+		rounds = lossyRounds
+	}
+	return min(max(rounds*full, full+full/4+two), b.most)
 }
 
 // room says whether another payload may follow what is in flight, and if not, how long that will be so when no PUBACK

@@ -229,3 +229,46 @@ func TestBudgetThroughStalls(t *testing.T) {
 		t.Errorf("%.3f of the link", share)
 	}
 }
+
+// TestBudgetOfOnePayloadARoundTrip: a fast link that was slowed to a payload in each round trip is not taken for one
+// that needs the round trip to carry it, where the kernel knows how long a segment's trip is.
+func TestBudgetOfOnePayloadARoundTrip(t *testing.T) {
+	const trip, payload = 600 * time.Millisecond, 16 << 10
+	p := newPath(1<<20, trip, payload)
+	now := time.Unix(1e9, 0)
+	p.b = budget{most: 640 << 10, places: 10, known: true}
+	for range 20 {
+		m := p.b.launched(now, 0)
+		now = now.Add(trip)
+		p.b.acked(now, m, payload)
+		p.b.learned(now, trip, 0)
+	}
+	if got, want := p.b.filled(), payload*9/10; got < want {
+		t.Errorf("%d bytes fill the link, want %d at least", got, want)
+	}
+	if got := p.b.window(2 * minPayload); got < 2*payload*9/10 {
+		t.Errorf("%d bytes may be in flight", got)
+	}
+}
+
+// TestBudgetWhilePacketsAreLost: while the kernel sends segments again, more may be in flight, within the bound, and no
+// longer once that is long ago.
+func TestBudgetWhilePacketsAreLost(t *testing.T) {
+	const trip = 200 * time.Millisecond
+	p := newPath(100<<10, trip, 4<<10)
+	p.run(20*time.Second, 0)
+	calm := p.b.window(2 * p.b.payload())
+	p.b.learned(p.now, trip, 1)
+	if lossy := p.b.window(2 * p.b.payload()); lossy < calm*3/2 || lossy > p.b.most {
+		t.Errorf("%d bytes may be in flight after a loss, %d before it", lossy, calm)
+	}
+	p.b.most = 2 * calm / 3
+	if lossy := p.b.window(2 * p.b.payload()); lossy > p.b.most {
+		t.Errorf("%d bytes may be in flight after a loss, %d allowed", lossy, p.b.most)
+	}
+	p.b.most = 640 << 10
+	p.b.learned(p.now.Add(time.Minute), trip, 1)
+	if later := p.b.window(2 * p.b.payload()); later > calm*5/4 {
+		t.Errorf("%d bytes may be in flight a minute after a loss, %d before it", later, calm)
+	}
+}

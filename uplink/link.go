@@ -134,6 +134,7 @@ func (u *Uplink) dialTCP(ctx context.Context, network, addr string) (conn net.Co
 	if err != nil {
 		return nil, err
 	}
+	u.wire.use(conn)
 	return &wiredConn{Conn: conn, wire: &u.wire}, nil
 }
 

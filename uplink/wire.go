@@ -7,6 +7,10 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -14,6 +18,7 @@ import (
 // wire counts the bytes of all connections below TLS and websocket. TCP's and IP's own heads are not in them.
 type wire struct {
 	sent, got atomic.Uint64
+	socket    atomic.Value // syscall.RawConn of the newest connection, where it has one
 
 	mu           sync.Mutex // guards what follows
 	lanes        uint64     // of sent: told of already, as a lane's
@@ -36,6 +41,50 @@ func (c *wiredConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.wire.sent.Add(uint64(n))
 	return n, err
+}
+
+// use makes a connection the one whose repairs are told.
+func (w *wire) use(conn net.Conn) {
+	if c, ok := conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			w.socket.Store(socketOf{raw})
+			return
+		}
+	}
+	w.socket.Store(socketOf{})
+}
+
+// socketOf makes values of one type of what atomic.Value holds.
+type socketOf struct{ syscall.RawConn }
+
+// ask is what the kernel knows of the newest connection's way (tcp(7), TCP_INFO): the shortest round trip of a segment
+// lately, and how many segments it has sent again; 0 where it does not say.
+func (w *wire) ask() (trip time.Duration, repairs uint32) {
+	socket, _ := w.socket.Load().(socketOf)
+	if socket.RawConn == nil {
+		return 0, 0
+	}
+	_ = socket.Control(func(fd uintptr) { // a closed connection has none
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			trip, repairs = time.Duration(info.Min_rtt)*time.Microsecond, info.Total_retrans
+		}
+	})
+	return trip, repairs
+}
+
+// wholeSegments makes the kernel keep what fills no segment until more is written, or send it at once (tcp(7), TCP_CORK).
+func (w *wire) wholeSegments(on bool) {
+	socket, _ := w.socket.Load().(socketOf)
+	if socket.RawConn == nil {
+		return
+	}
+	value := 0
+	if on {
+		value = 1
+	}
+	_ = socket.Control(func(fd uintptr) { // what fails costs some bytes
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, value)
+	})
 }
 
 // carried notes what a PUBLISH took on the wire. A ping or an acknowledgement written at the same moment counts in.

@@ -84,7 +84,7 @@ func BenchmarkDrainBesideTCP(b *testing.B) {
 		seconds int
 		flags   []string
 	}{
-		{"600ms-2%", 60, []string{"-delay", "300ms", "-loss", "0.02", "-pairs", "8", "-batches", "300"}},
+		{"600ms-2%", 180, []string{"-delay", "300ms", "-loss", "0.02", "-pairs", "12", "-batches", "1200"}},
 		{"100ms-1MBs", 10, []string{"-delay", "50ms", "-loss", "0", "-rate", "1048576", "-packets", "200", "-pairs", "1", "-batches", "700"}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
