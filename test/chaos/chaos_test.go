@@ -35,6 +35,8 @@ const (
 
 	payload  = 16 << 10
 	inFlight = 10
+
+	heapGrowth = 8 << 20 // bytes that may be in use at the end beyond those of the beginning; the queue's memory is among them
 )
 
 // broker is what the brokers have in common.
@@ -136,7 +138,11 @@ func newCourse(t testing.TB, b broker, addr string, seed uint64) *course {
 	}
 	t.Cleanup(c.proxy.Close)
 	c.store = uplinktest.NewStore(addr, "store")
-	t.Cleanup(c.store.Close)
+	t.Cleanup(func() {
+		if c.store != nil {
+			c.store.Close()
+		}
+	})
 	if c.queue, err = uplinktest.NewQueue(tenant, device, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -365,9 +371,16 @@ func (c *course) check(goroutines int, heap uint64) {
 	for name, n := range c.happened {
 		what += fmt.Sprintf("; %s: %d", name, n)
 	}
+	batches, twice := len(order), c.store.Duplicates()
+	c.store.Close() // what it remembers is the test's, and grows
+	c.store, order, seen = nil, nil, nil
+	after := heapInUse()
+	if after > heap+heapGrowth {
+		t.Errorf("%d KiB of heap, %d at the start", after>>10, heap>>10)
+	}
 	t.Logf("%d batches in %d payloads, %d losses, %d connections, %d batches resent (%.1f a loss), %d came twice to the store, %d late; heap %d → %d KiB%s",
-		len(order), state.Payloads, state.Losses, state.Connections, state.BatchesResent,
-		float64(state.BatchesResent)/float64(max(1, state.Losses)), c.store.Duplicates(), late, heap>>10, heapInUse()>>10, what)
+		batches, state.Payloads, state.Losses, state.Connections, state.BatchesResent,
+		float64(state.BatchesResent)/float64(max(1, state.Losses)), twice, late, heap>>10, after>>10, what)
 }
 
 func (c *course) wait(what string, bound time.Duration, ok func() bool) {

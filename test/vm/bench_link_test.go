@@ -51,7 +51,7 @@ func drain(b *testing.B, seconds int, flags ...string) (d drained) {
 	b.Helper()
 	r := Emulate(b, "arm64", Job{
 		Command: append([]string{"/bin/drain", "-seconds", fmt.Sprint(seconds)}, flags...), Interfaces: []string{},
-		Modules: []string{"drivers/net/veth", "net/sched/sch_netem"}, Timeout: time.Duration(seconds)*time.Second + 2*time.Minute,
+		Modules: []string{"drivers/net/veth", "net/sched/sch_netem"}, Timeout: 5*time.Duration(seconds)*time.Second + 2*time.Minute,
 		Memory: 768, Steady: true,
 	}, map[string]string{"/bin/drain": Build(b, "arm64", "build", "./test/vm/drain")})
 	line := regexp.MustCompile(`(?m)^{"early":.*}$`).FindString(r.Output)
@@ -84,7 +84,7 @@ func BenchmarkDrainBesideTCP(b *testing.B) {
 		seconds int
 		flags   []string
 	}{
-		{"600ms-2%", 180, []string{"-delay", "300ms", "-loss", "0.02", "-pairs", "12", "-batches", "1200"}},
+		{"600ms-2%", 120, []string{"-delay", "300ms", "-loss", "0.02", "-pairs", "12", "-batches", "800"}},
 		{"100ms-1MBs", 10, []string{"-delay", "50ms", "-loss", "0", "-rate", "1048576", "-packets", "200", "-pairs", "1", "-batches", "700"}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
