@@ -30,6 +30,7 @@ type serveFlags struct {
 	insecure                     bool
 	embedded                     string
 	insecureListen               bool
+	metrics                      string
 	json                         bool
 	every                        time.Duration
 	retry                        time.Duration
@@ -71,6 +72,7 @@ object per interval:
 	flags.BoolVar(&f.insecure, "insecure", false, "allow a broker without TLS that is not on this machine")
 	flags.StringVar(&f.embedded, "embedded-broker", "", "start a broker in this process on this address, 127.0.0.1:PORT; it keeps nothing on disk and asks nobody's name: for a bench")
 	flags.BoolVar(&f.insecureListen, "insecure-listen", false, "allow the embedded broker on an address that others can reach")
+	flags.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this address of this machine, such as 127.0.0.1:9464 (default: none)")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
@@ -112,9 +114,19 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver) }) })
 	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
+	var metricsErr error
+	if f.metrics != "" {
+		m := &fleetMetrics{store: s, counts: receiver.Counts, connected: receiver.Connected, now: time.Now, log: log}
+		tasks.Go(func() {
+			if metricsErr = serveMetrics(ctx, f.metrics, m, log); metricsErr != nil {
+				cancel()
+			}
+		})
+	}
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
+	err = errors.Join(err, metricsErr)
 	status.print(statusOf(s, receiver))
 	status.end()
 	return errors.Join(err, s.Close())
@@ -138,6 +150,11 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 		}
 		if f.broker == "" {
 			f.broker = "tcp://" + f.embedded
+		}
+	}
+	if f.metrics != "" {
+		if err := checkMetrics(f.metrics); err != nil {
+			return o, err
 		}
 	}
 	if err := f.checkBroker(); err != nil {

@@ -85,9 +85,10 @@ func testBroker(t *testing.T) string {
 
 // car publishes batches until each has its receipt.
 type car struct {
-	t      *testing.T
-	client mqtt.Client
-	name   string
+	t         *testing.T
+	client    mqtt.Client
+	name      string
+	catalogue [16]byte
 
 	mu       sync.Mutex
 	open     map[store.Key][]byte // batches without a receipt
@@ -110,6 +111,7 @@ func newCar(t *testing.T, broker, name string, n, perBatch int) *car {
 	c := &car{t: t, name: name, open: map[store.Key][]byte{}, crc: map[store.Key]uint32{}}
 	data, hash := telemetrypb.EncodeCatalogue(&telemetrypb.Catalogue{Signals: []*telemetrypb.Signal{
 		{Id: 1, Name: "can0.DriveCounter.FrameCounter", Type: telemetrypb.ValueType_VALUE_TYPE_UINT}}})
+	c.catalogue = [16]byte(hash[:16])
 	counter := uint64(0)
 	for seq := uint64(1); seq <= uint64(n); seq++ {
 		var samples []telemetrypb.Sample
