@@ -39,6 +39,7 @@ spec() {
     e2fsprogs)    echo "closure e2fsprogs" ;;
     swtpm)        echo "closure swtpm" ;;
     shellcheck)   echo "closure shellcheck" ;;
+    prometheus)   echo "download prometheus" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
     *) return 1 ;;
   esac
@@ -223,6 +224,7 @@ END
   # What no test needs is most of some packages.
   case $group in
     can-utils-arm64) rm -rf "${dest:?}/etc" "$dest"/usr/lib/*/gconv ;;
+    prometheus) find "$dest" ! -type d ! -name promtool ! -name .stamp -delete ;;
     qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;
     kernel-*)
       local keep=(-path '*/net/can/*')
