@@ -25,6 +25,7 @@ spec() {
     can-utils-arm64) echo "foreign arm64 can-utils libc6" ;;
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
     rabbitmq)     echo "closure rabbitmq-server" ;;
+    hocon)        echo "maven com.typesafe:config:1.4.3" ;;
     hivemq)       echo "maven com.hivemq:hivemq-community-edition-embedded:2025.5" ;;
     java)         echo "java openjdk-17-jdk-headless openjdk-17-jre-headless" ;;
     qemu-user)    echo "download qemu-user-static" ;;
