@@ -13,6 +13,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/buffer"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/uplinktest"
 )
@@ -201,9 +202,9 @@ func newLinkBench(b *testing.B, w wan, secure string) *linkBench {
 
 // secure puts TLS with client certificates between vehicle and broker.
 func (l *linkBench) secure(b *testing.B, w wan, resume bool) {
-	a := newAuthority(b)
-	mine := a.leaf(device)
-	through, err := uplinktest.NewProxy(front(b, l.bench, &tls.Config{Certificates: []tls.Certificate{a.leaf("broker")}, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert}, false))
+	a := certs.NewAuthority(b, "authority")
+	mine := a.Leaf(device).TLS()
+	through, err := uplinktest.NewProxy(front(b, l.bench, &tls.Config{Certificates: []tls.Certificate{a.Leaf("broker").TLS()}, ClientCAs: a.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}, false))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -212,7 +213,7 @@ func (l *linkBench) secure(b *testing.B, w wan, resume bool) {
 	w.shape(through)
 	l.options.URL, l.options.Insecure = "mqtts://"+through.Addr(), false
 	l.options.TLS = func() (*tls.Config, error) {
-		config := &tls.Config{RootCAs: a.pool, Certificates: []tls.Certificate{mine}}
+		config := &tls.Config{RootCAs: a.Pool(), Certificates: []tls.Certificate{mine}}
 		if !resume {
 			config.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a new one each time
 		}

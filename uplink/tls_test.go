@@ -1,75 +1,20 @@
 package uplink_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/uplink"
 )
-
-// authority makes certificates.
-type authority struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t testing.TB) *authority {
-	a := &authority{t: t, pool: x509.NewCertPool()}
-	a.cert, a.key = a.make("authority", nil)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authority) make(name string, by *authority) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := template, key
-	if by == nil {
-		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
-	} else {
-		parent, signer = by.cert, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-func (a *authority) leaf(name string) tls.Certificate {
-	cert, key := a.make(name, a)
-	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
-}
 
 // front terminates TLS before the broker, and websockets where the URL asks for them.
 func front(t testing.TB, b *bench, config *tls.Config, socket bool) string {
@@ -158,17 +103,17 @@ func TestTransports(t *testing.T) {
 	for _, scheme := range []string{"mqtts", "ssl", "tls", "wss", "ws", "tcp"} {
 		t.Run(scheme, func(t *testing.T) {
 			b := newBench(t, false)
-			a := newAuthority(t)
+			a := certs.NewAuthority(t, "authority")
 			socket, secure := strings.HasPrefix(scheme, "ws"), scheme != "ws" && scheme != "tcp"
 			var config *tls.Config
 			if secure {
-				config = &tls.Config{Certificates: []tls.Certificate{a.leaf("broker")}, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert}
+				config = &tls.Config{Certificates: []tls.Certificate{a.Leaf("broker").TLS()}, ClientCAs: a.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
 			}
 			o := b.options()
 			o.URL, o.Insecure = scheme+"://"+front(t, b, config, socket)+"/mqtt", !secure
-			mine := a.leaf(device)
+			mine := a.Leaf(device).TLS()
 			o.TLS = func() (*tls.Config, error) {
-				return &tls.Config{RootCAs: a.pool, Certificates: []tls.Certificate{mine}}, nil
+				return &tls.Config{RootCAs: a.Pool(), Certificates: []tls.Certificate{mine}}, nil
 			}
 			b.add(telemetry, 300)
 			u, stop := b.start(o)
@@ -187,24 +132,24 @@ func TestTransports(t *testing.T) {
 // TestTLSRefusals: who is not trusted is told so, and a renewed certificate is taken at the next dial.
 func TestTLSRefusals(t *testing.T) {
 	b := newBench(t, false)
-	a, other := newAuthority(t), newAuthority(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.leaf("broker")}, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert}
+	a, other := certs.NewAuthority(t, "authority"), certs.NewAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.Leaf("broker").TLS()}, ClientCAs: a.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
 	o := b.options()
 	o.URL, o.Insecure = "mqtts://"+front(t, b, config, false), false
 	var stage atomic.Int32
-	none, foreign, mine := tls.Certificate{}, other.leaf(device), a.leaf(device)
+	none, foreign, mine := tls.Certificate{}, other.Leaf(device).TLS(), a.Leaf(device).TLS()
 	o.TLS = func() (*tls.Config, error) {
 		switch stage.Load() {
 		case 0:
-			return &tls.Config{RootCAs: other.pool, Certificates: []tls.Certificate{mine}}, nil
+			return &tls.Config{RootCAs: other.Pool(), Certificates: []tls.Certificate{mine}}, nil
 		case 1:
-			return &tls.Config{RootCAs: a.pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &none, nil }}, nil
+			return &tls.Config{RootCAs: a.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &none, nil }}, nil
 		case 2:
-			return &tls.Config{RootCAs: a.pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &foreign, nil }}, nil
+			return &tls.Config{RootCAs: a.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &foreign, nil }}, nil
 		case 3:
 			return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{mine}}, nil
 		}
-		return &tls.Config{RootCAs: a.pool, Certificates: []tls.Certificate{mine}}, nil
+		return &tls.Config{RootCAs: a.Pool(), Certificates: []tls.Certificate{mine}}, nil
 	}
 	b.add(telemetry, 3)
 	u, _ := b.start(o)

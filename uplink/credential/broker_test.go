@@ -3,16 +3,10 @@ package credential_test
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +20,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/internal/alarm"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/test/deps"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/credential"
@@ -34,74 +29,12 @@ import (
 
 const patience = time.Minute
 
-// authority signs certificates.
-type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-// leaf is a certificate with its key.
-type leaf struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	a := &authority{t: t}
-	l := a.sign(name, time.Now().Add(-48*time.Hour), time.Now().Add(48*time.Hour), true)
-	a.cert, a.key = l.cert, l.key
-	return a
-}
-
-func (a *authority) sign(name string, from, to time.Time, isCA bool) leaf {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to,
-		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: isCA,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := a.cert, a.key
-	if isCA {
-		template.KeyUsage, parent, signer = x509.KeyUsageCertSign|x509.KeyUsageCRLSign, template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return leaf{cert, key}
-}
-
-func (a *authority) leaf(name string) leaf {
-	return a.sign(name, time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour), false)
-}
-
-func (l leaf) certPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.cert.Raw})
-}
-
-func (l leaf) keyPEM(t *testing.T) []byte {
-	der, err := x509.MarshalPKCS8PrivateKey(l.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
 // fixture is a Mosquitto that wants client certificates, and the files of a vehicle.
 type fixture struct {
 	t           *testing.T
 	dir, addr   string
-	ca, foreign *authority
-	mine        leaf
+	ca, foreign *certs.Authority
+	mine        certs.Pair
 	alarms      *alarm.Board
 }
 
@@ -119,13 +52,13 @@ func (f *fixture) write(name string, text []byte) string {
 
 func newFixture(t *testing.T, listener ...string) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dir: t.TempDir(), ca: newAuthority(t, "fleet"), foreign: newAuthority(t, "others")}
+	f := &fixture{t: t, dir: t.TempDir(), ca: certs.NewAuthority(t, "fleet"), foreign: certs.NewAuthority(t, "others")}
 	f.alarms = alarm.NewBoard(func() int64 { return 1 }, slog.New(slog.DiscardHandler))
-	f.mine = f.ca.leaf("car-1")
-	broker := f.ca.leaf("broker")
-	f.write("ca.pem", leaf{cert: f.ca.cert}.certPEM())
-	f.write("car.pem", f.mine.certPEM())
-	f.write("car.key", f.mine.keyPEM(t))
+	f.mine = f.ca.Leaf("car-1")
+	broker := f.ca.Leaf("broker")
+	f.write("ca.pem", f.ca.CertPEM())
+	f.write("car.pem", f.mine.CertPEM())
+	f.write("car.key", f.mine.KeyPEM())
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +68,7 @@ func newFixture(t *testing.T, listener ...string) *fixture {
 	_, port, _ := strings.Cut(f.addr, ":")
 	deps.Mosquitto(t, deps.MosquittoOptions{Config: append([]string{
 		"listener " + port + " 127.0.0.1", "cafile " + filepath.Join(f.dir, "ca.pem"), "require_certificate true",
-		"certfile " + f.write("broker.pem", broker.certPEM()), "keyfile " + f.write("broker.key", broker.keyPEM(t)),
+		"certfile " + f.write("broker.pem", broker.CertPEM()), "keyfile " + f.write("broker.key", broker.KeyPEM()),
 	}, listener...)})
 	return f
 }
@@ -275,9 +208,9 @@ func TestMutualTLSAndResumption(t *testing.T) {
 		t.Errorf("resumed %d of 1, %d losses", s.Resumed, s.Losses)
 	}
 	// Another certificate is another client: a resumed session would still be the old one.
-	renewed := f.ca.leaf("car-1")
-	f.write("car.pem", renewed.certPEM())
-	f.write("car.key", renewed.keyPEM(t))
+	renewed := f.ca.Leaf("car-1")
+	f.write("car.pem", renewed.CertPEM())
+	f.write("car.key", renewed.KeyPEM())
 	v.uplink.Reconnect("there is a new certificate")
 	f.wait("a third connection", func() bool { return v.uplink.State().Connections == 3 })
 	if n := v.uplink.State().Resumed; n != 1 {
@@ -287,13 +220,13 @@ func TestMutualTLSAndResumption(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	f := newFixture(t)
-	past := f.ca.sign("car-1", time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour), false)
-	f.write("past.pem", past.certPEM())
-	f.write("past.key", past.keyPEM(t))
-	stranger := f.foreign.leaf("car-1")
-	f.write("stranger.pem", stranger.certPEM())
-	f.write("stranger.key", stranger.keyPEM(t))
-	f.write("foreign.pem", leaf{cert: f.foreign.cert}.certPEM())
+	past := f.ca.Sign("car-1", time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour))
+	f.write("past.pem", past.CertPEM())
+	f.write("past.key", past.KeyPEM())
+	stranger := f.foreign.Leaf("car-1")
+	f.write("stranger.pem", stranger.CertPEM())
+	f.write("stranger.key", stranger.KeyPEM())
+	f.write("foreign.pem", f.foreign.CertPEM())
 	in := func(name string) string { return filepath.Join(f.dir, name) }
 	for _, c := range []struct {
 		name   string
@@ -354,9 +287,9 @@ func TestClockIsSet(t *testing.T) {
 // two at the latest when the second is there.
 func TestRenewedWhileRefused(t *testing.T) {
 	f := newFixture(t)
-	stranger := f.foreign.leaf("car-1")
-	f.write("car.pem", stranger.certPEM())
-	f.write("car.key", stranger.keyPEM(t))
+	stranger := f.foreign.Leaf("car-1")
+	f.write("car.pem", stranger.CertPEM())
+	f.write("car.key", stranger.KeyPEM())
 	v := f.start(f.options())
 	v.refused("uplink.credentials", "does not know who signed")
 	if v.store.Changed() {
@@ -367,7 +300,7 @@ func TestRenewedWhileRefused(t *testing.T) {
 	if n := v.uplink.State().Attempts; n != 1 {
 		t.Errorf("%d tries, want 1: a new route does not help here", n)
 	}
-	f.write("car.pem", f.mine.certPEM())
+	f.write("car.pem", f.mine.CertPEM())
 	if !v.store.Changed() {
 		t.Error("a new certificate was not noticed")
 	}
@@ -376,7 +309,7 @@ func TestRenewedWhileRefused(t *testing.T) {
 	if n := v.uplink.State().Refusals; n != 2 {
 		t.Errorf("%d tries, want 2", n)
 	}
-	f.write("car.key", f.mine.keyPEM(t))
+	f.write("car.key", f.mine.KeyPEM())
 	v.uplink.Retry(uplink.CauseCredentials, "and its key")
 	v.delivered()
 }
@@ -397,15 +330,15 @@ func TestVersions(t *testing.T) {
 	v.stop()
 	f.alarms = alarm.NewBoard(func() int64 { return 1 }, slog.New(slog.DiscardHandler))
 	f.once(f.options())
-	stranger := f.foreign.leaf("car-1")
-	f.write("car.pem", stranger.certPEM())
-	f.write("car.key", stranger.keyPEM(t))
+	stranger := f.foreign.Leaf("car-1")
+	f.write("car.pem", stranger.CertPEM())
+	f.write("car.key", stranger.KeyPEM())
 	f.start(f.options()).refused("uplink.credentials", "does not know who signed")
 }
 
 func TestPins(t *testing.T) {
 	f := newFixture(t)
-	pin := credential.Pin(f.ca.cert)
+	pin := credential.Pin(f.ca.Cert)
 	read, err := credential.ParsePin(fmt.Sprintf("%x", pin))
 	if err != nil || read != pin {
 		t.Fatal(err)
@@ -421,7 +354,7 @@ func TestPins(t *testing.T) {
 func TestPKCS12(t *testing.T) {
 	f := newFixture(t)
 	for name, encoder := range map[string]*pkcs12.Encoder{"modern": pkcs12.Modern, "legacy": pkcs12.LegacyDES} {
-		data, err := encoder.Encode(f.mine.key, f.mine.cert, []*x509.Certificate{f.ca.cert}, "geheim")
+		data, err := encoder.Encode(f.mine.Key, f.mine.Cert, []*x509.Certificate{f.ca.Cert}, "geheim")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -459,12 +392,12 @@ func TestSigner(t *testing.T) {
 	asked := 0
 	o.Signer = func(c *x509.Certificate) (crypto.Signer, error) {
 		asked++
-		return f.mine.key, nil
+		return f.mine.Key, nil
 	}
 	f.once(o)
 	if asked != 1 {
 		t.Errorf("asked for the key %d times", asked)
 	}
-	o.Signer = func(*x509.Certificate) (crypto.Signer, error) { return f.foreign.key, nil }
+	o.Signer = func(*x509.Certificate) (crypto.Signer, error) { return f.foreign.Key, nil }
 	f.start(o).refused("uplink.credentials", "not the certificate's")
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/test/deps"
 	"github.com/waybill-telematics/waybill/uplink/credential"
 )
@@ -106,7 +107,7 @@ func TestTPM(t *testing.T) {
 	f := newFixture(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(5), Subject: pkix.Name{CommonName: "car-1"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, f.ca.cert, signer.Public(), f.ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, f.ca.Cert, signer.Public(), f.ca.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,8 +117,8 @@ func TestTPM(t *testing.T) {
 	}
 	o := f.options()
 	o.Key, o.Signer = "", key.Signer
-	f.write("car.pem", leaf{cert: cert}.certPEM())
+	f.write("car.pem", certs.Pair{Cert: cert}.CertPEM())
 	f.once(o)
-	f.write("car.pem", f.mine.certPEM())
+	f.write("car.pem", f.mine.CertPEM())
 	f.start(o).refused("uplink.credentials", "not the certificate's")
 }

@@ -122,8 +122,8 @@ func TestHealthy(t *testing.T) {
 
 func TestBrokenWays(t *testing.T) {
 	b := newBench(t)
-	b.ca.leaf(b.dir, "past", "car-1", -time.Hour)
-	b.foreign.leaf(b.dir, "stranger", "car-1", 24*time.Hour)
+	leaf(b.ca, b.dir, "past", "car-1", -time.Hour)
+	leaf(b.foreign, b.dir, "stranger", "car-1", 24*time.Hour)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer web.Close()
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
@@ -294,7 +294,7 @@ func nameServer(t testing.TB) *net.Resolver {
 
 func TestBrokerCertificateHasExpired(t *testing.T) {
 	b := newBench(t)
-	cert, key := b.ca.leaf(b.dir, "old", "broker", -time.Hour)
+	cert, key := leaf(b.ca, b.dir, "old", "broker", -time.Hour)
 	port := freePort(t)
 	deps.Mosquitto(t, deps.MosquittoOptions{Config: []string{"listener " + port + " 127.0.0.1", "certfile " + cert, "keyfile " + key}})
 	p := b.secured()

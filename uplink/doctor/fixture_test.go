@@ -2,14 +2,8 @@ package doctor_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -21,6 +15,7 @@ import (
 	"github.com/waybill-telematics/waybill/fleet/ingest"
 	"github.com/waybill-telematics/waybill/fleet/store"
 	"github.com/waybill-telematics/waybill/internal/alarm"
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/test/deps"
 	"github.com/waybill-telematics/waybill/uplink"
 	"github.com/waybill-telematics/waybill/uplink/credential"
@@ -31,61 +26,9 @@ import (
 // patience is for what a busy machine may make slow; nothing here is measured.
 const patience = 30 * time.Second
 
-// authority signs certificates.
-type authority struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB, name string) *authority {
-	a := &authority{t: t}
-	a.cert, a.key = a.sign(name, 48*time.Hour, true)
-	return a
-}
-
-// sign makes a certificate for 127.0.0.1 that ends after left, with its key.
-func (a *authority) sign(name string, left time.Duration, isCA bool) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-72 * time.Hour), NotAfter: time.Now().Add(left),
-		BasicConstraintsValid: true, IsCA: isCA, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"broker.test"},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := a.cert, a.key
-	if isCA {
-		template.KeyUsage, parent, signer = x509.KeyUsageCertSign, template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-// leaf writes NAME.pem and NAME.key.
-func (a *authority) leaf(dir, name, cn string, left time.Duration) (cert, key string) {
-	a.t.Helper()
-	c, k := a.sign(cn, left, false)
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return write(a.t, dir, name+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})),
-		write(a.t, dir, name+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-func (a *authority) file(dir, name string) string {
-	return write(a.t, dir, name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+// leaf writes NAME.pem and NAME.key, of a certificate that ends after left.
+func leaf(a *certs.Authority, dir, name, cn string, left time.Duration) (cert, key string) {
+	return a.Sign(cn, time.Now().Add(-72*time.Hour), time.Now().Add(left)).Write(dir, name)
 }
 
 func write(t testing.TB, dir, name string, text []byte) string {
@@ -114,7 +57,7 @@ type bench struct {
 	dir         string
 	broker      *deps.Broker
 	secure      string // host:port
-	ca, foreign *authority
+	ca, foreign *certs.Authority
 }
 
 // secret stands where passwords do: it must be in no output.
@@ -123,13 +66,13 @@ const secret = "geheimes-kennwort"
 // newBench starts the broker with further lines of configuration for all listeners.
 func newBench(t testing.TB, lines ...string) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), ca: newAuthority(t, "fleet"), foreign: newAuthority(t, "others")}
+	b := &bench{t: t, dir: t.TempDir(), ca: certs.NewAuthority(t, "fleet"), foreign: certs.NewAuthority(t, "others")}
 	port := freePort(t)
 	b.secure = "127.0.0.1:" + port
-	ca := b.ca.file(b.dir, "ca.pem")
-	b.foreign.file(b.dir, "foreign.pem")
-	cert, key := b.ca.leaf(b.dir, "broker", "broker", 24*time.Hour)
-	b.ca.leaf(b.dir, "car", "car-1", 24*time.Hour)
+	ca := write(b.t, b.dir, "ca.pem", b.ca.CertPEM())
+	write(b.t, b.dir, "foreign.pem", b.foreign.CertPEM())
+	cert, key := leaf(b.ca, b.dir, "broker", "broker", 24*time.Hour)
+	leaf(b.ca, b.dir, "car", "car-1", 24*time.Hour)
 	b.broker = deps.Mosquitto(t, deps.MosquittoOptions{Dir: b.dir, Config: append([]string{
 		"listener " + port + " 127.0.0.1", "cafile " + ca, "certfile " + cert, "keyfile " + key, "require_certificate true",
 	}, lines...)})
