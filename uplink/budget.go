@@ -12,8 +12,8 @@ import "time"
 // empty, and a small payload sees the delay.
 //
 // A link that loses packets stands still for a round trip and more while TCP repairs a loss, and twice its bandwidth times
-// delay is then no more than what is being repaired. While the kernel sends again now and then, four times as much may be
-// in flight: what a lost packet does to TCP's own window keeps queues short there.
+// delay is then no more than what is being repaired. While the kernel sends a part of the segments again, four times
+// bandwidth times delay may be in flight: what a lost packet does to TCP's own window keeps queues short there.
 //
 // It is ready when most, places and start are set. It is guarded by Uplink.mu and takes a fixed amount of memory.
 type budget struct {
@@ -40,10 +40,11 @@ type budget struct {
 	roundEnd   int64     // the round ends when what was sent after so much was delivered is acknowledged
 
 	// What the kernel knows of the path; 0 where it does not say.
-	trip     time.Duration // the shortest of a segment
-	repeated uint32        // segments that it has sent again
-	lossAt   time.Time     // when that was last seen to grow
-	lossy    bool          // not long ago
+	trip   time.Duration // the shortest of a segment
+	path   segments      // all of this connection, as last told
+	lately [2]segments   // of this half of lossWindow and of the one before
+	since  time.Time     // when this half began
+	lossy  bool
 }
 
 const (
@@ -54,8 +55,10 @@ const (
 	rateWindow      = 3 * time.Second  // half of it, and at least two delays
 	growth          = 1.25             // of the rate in a round: less is none
 	flatRounds      = 3                // rounds without growth: the link is full
-	lossWindow      = 10 * time.Second // and at least 50 delays: how long a loss counts
-	lossyRounds     = 4                // bandwidth times delay, so often, on a link that loses packets
+	lossWindow      = 10 * time.Second // half of it, and at least 25 delays: how long a loss counts
+	leastLosses     = 2                // a single one may be a hiccup
+	lossyPart       = 200              // one segment of so many is sent again, or more: the link loses packets
+	lossyRounds     = 4                // bandwidth times delay, so often, on such a link
 	leastTime       = time.Millisecond
 )
 
@@ -114,13 +117,24 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 	}
 }
 
-// learned takes what the kernel says: the shortest round trip of a segment, and how many it has sent again.
-func (b *budget) learned(now time.Time, trip time.Duration, repeated uint32) {
+// segments counts those with data.
+type segments struct{ sent, again uint32 }
+
+// learned takes what the kernel says of the connection: the shortest round trip of a segment, and how many were sent.
+func (b *budget) learned(now time.Time, trip time.Duration, all segments) {
 	b.trip = trip
-	if repeated != b.repeated {
-		b.repeated, b.lossAt = repeated, now
+	if half := max(lossWindow/2, 25*b.delay); now.Sub(b.since) >= half {
+		b.lately[1] = b.lately[0]
+		if now.Sub(b.since) >= 2*half {
+			b.lately[1] = segments{}
+		}
+		b.lately[0], b.since = segments{}, now
 	}
-	b.lossy = !b.lossAt.IsZero() && now.Sub(b.lossAt) < max(lossWindow, 50*b.delay)
+	b.lately[0].sent += all.sent - b.path.sent
+	b.lately[0].again += all.again - b.path.again
+	b.path = all
+	again := b.lately[0].again + b.lately[1].again
+	b.lossy = again >= leastLosses && again >= (b.lately[0].sent+b.lately[1].sent)/lossyPart
 }
 
 // took takes a rate of delivery. One that was not the link's own can only raise the estimate.

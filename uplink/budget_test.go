@@ -241,7 +241,7 @@ func TestBudgetOfOnePayloadARoundTrip(t *testing.T) {
 		m := p.b.launched(now, 0)
 		now = now.Add(trip)
 		p.b.acked(now, m, payload)
-		p.b.learned(now, trip, 0)
+		p.b.learned(now, trip, segments{})
 	}
 	if got, want := p.b.filled(), payload*9/10; got < want {
 		t.Errorf("%d bytes fill the link, want %d at least", got, want)
@@ -251,24 +251,44 @@ func TestBudgetOfOnePayloadARoundTrip(t *testing.T) {
 	}
 }
 
-// TestBudgetWhilePacketsAreLost: while the kernel sends segments again, more may be in flight, within the bound, and no
-// longer once that is long ago.
+// TestBudgetWhilePacketsAreLost: while the kernel sends a part of the segments again, more may be in flight, within the
+// bound; not for a single one, not for one in a thousand, and no longer once that is long ago.
 func TestBudgetWhilePacketsAreLost(t *testing.T) {
 	const trip = 200 * time.Millisecond
 	p := newPath(100<<10, trip, 4<<10)
 	p.run(20*time.Second, 0)
-	calm := p.b.window(2 * p.b.payload())
-	p.b.learned(p.now, trip, 1)
-	if lossy := p.b.window(2 * p.b.payload()); lossy < calm*3/2 || lossy > p.b.most {
-		t.Errorf("%d bytes may be in flight after a loss, %d before it", lossy, calm)
+	window := func() int { return p.b.window(2 * p.b.payload()) }
+	calm := window()
+	var all segments
+	lose := func(sent, again uint32) {
+		all.sent, all.again = all.sent+sent, all.again+again
+		p.now = p.now.Add(time.Second)
+		p.b.learned(p.now, trip, all)
+	}
+	lose(100, 1)
+	if got := window(); got != calm {
+		t.Errorf("%d bytes may be in flight after a single loss, %d before it", got, calm)
+	}
+	lose(10_000, 9)
+	if got := window(); got != calm {
+		t.Errorf("%d bytes may be in flight with a segment of a thousand lost, %d without", got, calm)
+	}
+	p.now = p.now.Add(time.Minute)
+	for range 20 {
+		lose(100, 2)
+		if got := window(); got < calm*3/2 || got > p.b.most {
+			t.Fatalf("%d bytes may be in flight with two segments of a hundred lost, %d without", got, calm)
+		}
 	}
 	p.b.most = 2 * calm / 3
-	if lossy := p.b.window(2 * p.b.payload()); lossy > p.b.most {
-		t.Errorf("%d bytes may be in flight after a loss, %d allowed", lossy, p.b.most)
+	if got := window(); got > p.b.most {
+		t.Errorf("%d bytes may be in flight, %d allowed", got, p.b.most)
 	}
 	p.b.most = 640 << 10
-	p.b.learned(p.now.Add(time.Minute), trip, 1)
-	if later := p.b.window(2 * p.b.payload()); later > calm*5/4 {
-		t.Errorf("%d bytes may be in flight a minute after a loss, %d before it", later, calm)
+	for range 11 {
+		lose(100, 0)
+	}
+	if got := window(); got > calm*5/4 {
+		t.Errorf("%d bytes may be in flight long after the losses, %d before them", got, calm)
 	}
 }

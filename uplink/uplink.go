@@ -267,7 +267,7 @@ func (u *Uplink) finish(s *session) {
 
 // acked takes a PUBACK.
 func (u *Uplink) acked(s *session, f *flight) {
-	trip, repairs := u.wire.ask()
+	trip, sent := u.wire.ask()
 	u.mu.Lock()
 	if s.dead {
 		u.mu.Unlock()
@@ -278,7 +278,7 @@ func (u *Uplink) acked(s *session, f *flight) {
 	s.pubacks++
 	now := time.Now()
 	s.budget.acked(now, f.mark, f.bytes)
-	s.budget.learned(now, trip, repairs)
+	s.budget.learned(now, trip, sent)
 	if f.lane == 0 {
 		u.mu.Unlock()
 		u.o.Alarms.Clear(alarmDenied)

@@ -58,18 +58,18 @@ func (w *wire) use(conn net.Conn) {
 type socketOf struct{ syscall.RawConn }
 
 // ask is what the kernel knows of the newest connection's way (tcp(7), TCP_INFO): the shortest round trip of a segment
-// lately, and how many segments it has sent again; 0 where it does not say.
-func (w *wire) ask() (trip time.Duration, repairs uint32) {
+// lately, and the segments with data that it has sent; 0 where it does not say.
+func (w *wire) ask() (trip time.Duration, all segments) {
 	socket, _ := w.socket.Load().(socketOf)
 	if socket.RawConn == nil {
-		return 0, 0
+		return 0, segments{}
 	}
 	_ = socket.Control(func(fd uintptr) { // a closed connection has none
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			trip, repairs = time.Duration(info.Min_rtt)*time.Microsecond, info.Total_retrans
+			trip, all = time.Duration(info.Min_rtt)*time.Microsecond, segments{sent: info.Data_segs_out, again: info.Total_retrans}
 		}
 	})
-	return trip, repairs
+	return trip, all
 }
 
 // wholeSegments makes the kernel keep what fills no segment until more is written, or send it at once (tcp(7), TCP_CORK).
