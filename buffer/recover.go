@@ -53,7 +53,10 @@ func (op *opening) settle() error {
 	if n := len(q.epochs); n > 0 {
 		q.parent.Epoch = q.epochs[n-1].Epoch
 	}
-	for begin.Epoch == 0 || begin.Epoch == q.parent.Epoch {
+	for tries := 0; begin.Epoch == 0 || begin.Epoch == q.parent.Epoch; tries++ {
+		if tries == 8 {
+			return errors.New("queue: making an epoch: the source of randomness gives the same number again and again")
+		}
 		var b [8]byte
 		if _, err := io.ReadFull(q.o.Rand, b[:]); err != nil {
 			return fmt.Errorf("queue: making an epoch: %w", err)

@@ -24,6 +24,7 @@ type disk struct {
 	dir    string
 	copies int // folders that a kill left behind
 	seed   uint64
+	opened uint64 // times
 
 	mu      sync.Mutex // guards what follows
 	full    bool
@@ -77,7 +78,8 @@ func (d *disk) open(t testing.TB, p plant, names map[uint32]string) *handle {
 	if d.memory != nil {
 		q, err = d.memory.Open()
 	} else {
-		q, err = buffer.Open(d.dir, buffer.Options{SegmentBytes: 256 << 10, MaxBytes: 64 << 20, MinFree: -1, Rand: randomBytes{momentary(d.seed, 8)}})
+		d.opened++
+		q, err = buffer.Open(d.dir, buffer.Options{SegmentBytes: 256 << 10, MaxBytes: 64 << 20, MinFree: -1, Rand: randomBytes{rand.New(rand.NewPCG(d.seed<<8|8, d.opened))}}) // another epoch each time, at one moment too
 	}
 	if err != nil {
 		t.Fatal(err)
