@@ -68,8 +68,8 @@ func check(t testing.TB, url string) {
 		    SELECT device, epoch, lane, count(*), coalesce(sum(samples) FILTER (WHERE state = 1), 0), count(*) FILTER (WHERE state = 2), count(*) FILTER (WHERE state = 4), count(*) FILTER (WHERE state = 3), max(seq), min(id) FROM batches GROUP BY 1, 2, 3
 		    EXCEPT SELECT device, epoch, lane, batches, samples, parked, rejected, superseded, last, first_batch FROM lanes) x`,
 		"numbers that came and are not accounted for": `SELECT count(*) FROM batches b WHERE NOT EXISTS (SELECT 1 FROM lanes l WHERE l.device = b.device AND l.epoch = b.epoch AND l.lane = b.lane AND l.accounted @> b.seq - 1)`,
-		"samples without a batch or a signal": `SELECT (SELECT count(*) FROM samples) - (SELECT count(*) FROM readings)`,
-		"samples that stand twice":            `SELECT count(*) FROM (SELECT 1 FROM samples GROUP BY batch, idx HAVING count(*) > 1) x`,
+		"samples without a batch or a signal":         `SELECT (SELECT count(*) FROM samples) - (SELECT count(*) FROM readings)`,
+		"samples that stand twice":                    `SELECT count(*) FROM (SELECT 1 FROM samples GROUP BY batch, idx HAVING count(*) > 1) x`,
 	} {
 		var n int64
 		if err := c.QueryRow(context.Background(), query).Scan(&n); err != nil || n != 0 {

@@ -187,8 +187,9 @@ func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
 	if s.o.ReadOnly {
 		return errors.New("the store is open for reading only")
 	}
+	wanted := map[deviceName]bool{} // devices, by the attempts before
 	for attempt := 1; ; attempt++ {
-		err := s.try(ctx, f)
+		err := s.try(ctx, f, wanted)
 		var absent *absentPartition
 		switch {
 		case err == nil:
@@ -220,8 +221,9 @@ func wasInTheWay(err error) bool {
 	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
 }
 
-// try is one transaction.
-func (s *Store) try(ctx context.Context, f func(store.Tx) error) error {
+// try is one transaction. It takes what earlier attempts wanted ahead of f and in one order, so that several that have been
+// in one another's way are no more.
+func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -230,8 +232,10 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error) error {
 	if _, err := conn.Exec(ctx, "BEGIN"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	t := newTx(ctx, s, conn.Conn())
-	err = f(t)
+	t := newTx(ctx, s, conn.Conn(), wanted)
+	if err = t.takeWanted(); err == nil {
+		err = f(t)
+	}
 	if err == nil {
 		err = t.err
 	}

@@ -22,6 +22,7 @@ type tx struct {
 	conn *pgx.Conn
 	err  error // the first: the server takes nothing more then
 
+	wanted     map[deviceName]bool // that were asked for by name, in this attempt or an earlier one
 	names      map[deviceName]*held
 	devices    map[int64]*held
 	lanes      map[laneKey]*laneChange
@@ -44,9 +45,9 @@ type held struct {
 	changed  bool
 }
 
-func newTx(ctx context.Context, s *Store, conn *pgx.Conn) *tx {
+func newTx(ctx context.Context, s *Store, conn *pgx.Conn, wanted map[deviceName]bool) *tx {
 	return &tx{
-		ctx: ctx, s: s, conn: conn, names: map[deviceName]*held{}, devices: map[int64]*held{}, lanes: map[laneKey]*laneChange{},
+		ctx: ctx, s: s, conn: conn, wanted: wanted, names: map[deviceName]*held{}, devices: map[int64]*held{}, lanes: map[laneKey]*laneChange{},
 		catalogues: map[catalogueKey]*store.Catalogue{}, days: map[int64]int32{},
 	}
 }
@@ -96,6 +97,7 @@ func (t *tx) each(query string, args []any, into []any, f func() error) error {
 func (t *tx) Device(tenant, device string, now time.Time) (int64, error) {
 	h := t.names[deviceName{tenant, device}]
 	if h == nil {
+		t.wanted[deviceName{tenant, device}] = true
 		h = &held{}
 		for h.id == 0 {
 			if _, err := t.one("SELECT id, receipts, copies FROM devices WHERE tenant = $1 AND device = $2 FOR NO KEY UPDATE",
@@ -123,6 +125,26 @@ func (t *tx) Device(tenant, device string, now time.Time) (int64, error) {
 		h.lastSeen, h.changed = now, true
 	}
 	return h.id, nil
+}
+
+// takeWanted takes the rows of the devices that earlier attempts asked for.
+func (t *tx) takeWanted() error {
+	if len(t.wanted) == 0 {
+		return nil
+	}
+	var tenants, devices []string
+	for name := range t.wanted {
+		tenants, devices = append(tenants, name.tenant), append(devices, name.device)
+	}
+	var h held
+	var name deviceName
+	return t.each(`SELECT d.id, d.tenant, d.device, d.receipts, d.copies FROM devices d JOIN unnest($1::text[], $2::text[]) AS w (tenant, device)
+	    ON d.tenant = w.tenant AND d.device = w.device ORDER BY d.id FOR NO KEY UPDATE OF d`, []any{tenants, devices},
+		[]any{&h.id, &name.tenant, &name.device, &h.receipts, &h.copies}, func() error {
+			one := h
+			t.names[name], t.devices[h.id] = &one, &one
+			return nil
+		})
 }
 
 // hold takes the row of a device, once a transaction.

@@ -69,7 +69,7 @@ func Postgres(t testing.TB, settings ...string) *PostgreSQL {
 		Addr: fmt.Sprintf("127.0.0.1:%d", port), Dir: dir, name: "postgresql", log: "postgresql.out", within: time.Minute,
 		command: func() *exec.Cmd { return command("postgres", "-D", data) },
 		ready: func() error {
-			return command("pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run()
+			return command("pg_isready", "-q", "-U", "waybill", "-d", "postgres", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run()
 		},
 		others: children,
 		stop:   syscall.SIGINT, // fast: does not wait for its clients to go
@@ -83,17 +83,38 @@ func (p *PostgreSQL) URL(database string) string {
 	return (&url.URL{Scheme: "postgres", User: url.UserPassword("waybill", p.Password), Host: p.Addr, Path: "/" + database}).String()
 }
 
+// Client is psql, pg_dump and the like, to be run on the server's databases.
+func (p *PostgreSQL) Client(t testing.TB, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	folder := Folder(t, "postgresql")
+	path, _ := filepath.Glob(filepath.Join(folder, "usr/lib/postgresql/*/bin", name))
+	if len(path) != 1 {
+		t.Fatalf("%s: want one %s there, found %v", folder, name, path)
+	}
+	cmd := exec.Command(path[0], args...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries(folder))
+	return cmd
+}
+
 // Database makes an empty database and gives its URL.
 func (p *PostgreSQL) Database(t testing.TB, name string) string {
 	t.Helper()
-	folder := Folder(t, "postgresql")
-	psql, _ := filepath.Glob(filepath.Join(folder, "usr/lib/postgresql/*/bin/psql"))
-	cmd := exec.Command(psql[0], "-X", "-q", "-d", p.URL("postgres"), "-c", `CREATE DATABASE "`+name+`"`)
-	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries(folder))
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := p.Client(t, "psql", "-X", "-q", "-d", p.URL("postgres"), "-c", `CREATE DATABASE "`+name+`"`).CombinedOutput(); err != nil {
 		t.Fatalf("database %s: %v\n%s", name, err, out)
 	}
 	return p.URL(name)
+}
+
+// Copy dumps a database and loads it into another, empty one.
+func (p *PostgreSQL) Copy(t testing.TB, from, to string) {
+	t.Helper()
+	dump := filepath.Join(t.TempDir(), "dump.sql")
+	if out, err := p.Client(t, "pg_dump", "-d", from, "-f", dump).CombinedOutput(); err != nil {
+		t.Fatalf("pg_dump: %v\n%s", err, out)
+	}
+	if out, err := p.Client(t, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", to, "-f", dump).CombinedOutput(); err != nil {
+		t.Fatalf("psql: %v\n%s", err, out)
+	}
 }
 
 // children lists the processes that a process has started and that live. PostgreSQL's have sessions of their own, so that

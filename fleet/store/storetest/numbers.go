@@ -83,7 +83,9 @@ func notKept(t *testing.T, s store.Store) {
 // epochs: a new epoch says how far its parent had come and where its own numbers begin; numbers that make no sense do no harm.
 func epochs(t *testing.T, s store.Store) {
 	put(t, s, "car-1", 1, 3)
-	seq := func(lane telemetrypb.Lane, n uint64) *telemetrypb.LaneSeq { return &telemetrypb.LaneSeq{Lane: lane, Seq: n} }
+	seq := func(lane telemetrypb.Lane, n uint64) *telemetrypb.LaneSeq {
+		return &telemetrypb.LaneSeq{Lane: lane, Seq: n}
+	}
 	for range 2 {
 		update(t, s, "car-1", func(tx store.Tx, d int64) error {
 			return tx.PutEpoch(d, &telemetrypb.Epoch{Epoch: 1<<63 + 5, Parent: 9, Reason: "meta", ParentLast: []*telemetrypb.LaneSeq{seq(tele, 5)},

@@ -91,13 +91,17 @@ func texts(t *testing.T, s store.Store) {
 		for _, put := range []func() error{
 			func() error { return tx.Settle(p.ID, store.StateStored, odd) },
 			func() error { return tx.PutSamples(p.ID, []store.Row{{Signal: g, Label: odd}}) },
-			func() error { return tx.PutLoss(d, p.ID, 0, &telemetrypb.Loss{Source: odd, Unit: odd, Detail: odd, BootId: []byte{1}}) },
+			func() error {
+				return tx.PutLoss(d, p.ID, 0, &telemetrypb.Loss{Source: odd, Unit: odd, Detail: odd, BootId: []byte{1}})
+			},
 			func() error { return tx.PutEpoch(d, &telemetrypb.Epoch{Epoch: 1, Reason: odd}, Now) },
 			func() error {
 				return tx.PutInfo(d, p.ID, 0, 1, &telemetrypb.DeviceInfo{Vin: odd, Mode: odd, Versions: map[string]string{odd: odd}})
 			},
 			func() error { return tx.PutStatus(d, &telemetrypb.Status{Online: true, Version: "1\x00"}, Now) },
-			func() error { return tx.PutResult(d, &telemetrypb.CommandResult{Id: odd, Name: odd, State: odd, Text: odd, Reason: odd}, Now) },
+			func() error {
+				return tx.PutResult(d, &telemetrypb.CommandResult{Id: odd, Name: odd, State: odd, Text: odd, Reason: odd}, Now)
+			},
 			func() error {
 				return tx.PutDeadLetter(&store.DeadLetter{Topic: odd, Reason: odd, Detail: odd, Bytes: []byte(odd), At: Now})
 			},
