@@ -24,7 +24,7 @@ const copyHead = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 const fixedRow = 2 + sampleColumns*4 + 4 + 4 + 7*8 + 2 + 2
 
 // flushAt bounds what a transaction keeps in memory of its samples, in bytes.
-const flushAt = 8 << 20
+const flushAt = 1 << 20
 
 // copyBuffer collects rows.
 type copyBuffer struct {

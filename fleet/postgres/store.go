@@ -56,6 +56,7 @@ type Store struct {
 	days       map[int32]bool // partitions of samples that were there, by their first day
 	totals     store.Totals   // as last read
 	random     sync.Mutex     // guards o.Rand
+	buffers    sync.Pool      // of *[]byte, for the samples of a transaction
 }
 
 var _ store.Store = (*Store)(nil)
@@ -233,6 +234,10 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[devi
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := newTx(ctx, s, conn.Conn(), wanted)
+	if b, ok := s.buffers.Get().(*[]byte); ok {
+		t.samples.bytes = (*b)[:0]
+	}
+	defer func() { s.buffers.Put(&t.samples.bytes) }()
 	if err = t.takeWanted(); err == nil {
 		err = f(t)
 	}
