@@ -172,6 +172,19 @@ func TestWhoMayOpen(t *testing.T) {
 	if _, err := r.pool.Exec(ctx, "DELETE FROM meta"); err == nil {
 		t.Error("a reader's connection may write")
 	}
+	// Nobody has to be a superuser.
+	do(t, url, "CREATE ROLE owner LOGIN PASSWORD 'x'", "CREATE ROLE reader LOGIN PASSWORD 'x'", "CREATE SCHEMA theirs AUTHORIZATION owner", "GRANT USAGE ON SCHEMA theirs TO reader",
+		"ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA theirs GRANT SELECT ON TABLES TO reader")
+	as := func(role string) string {
+		return strings.Replace(url, "waybill:not%20a%20secret", role+":x", 1) + "?search_path=theirs"
+	}
+	s = open(t, as("owner"), options())
+	if err := s.Update(ctx, func(tx store.Tx) error { _, err := deliver(tx, "car-1", 1); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if n := open(t, as("reader"), Options{ReadOnly: true}).Totals(); n.Samples != 10 {
+		t.Errorf("an ordinary reader sees %+v", n)
+	}
 	_, err := Open(ctx, strings.Replace(url, "not%20a%20secret", "wrong%20one", 1), options())
 	if err == nil || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("a wrong password: %v", err)

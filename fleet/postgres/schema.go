@@ -117,6 +117,7 @@ DO $$ BEGIN
   END LOOP;
 END $$;
 CREATE INDEX batches_by_row ON batches (id);
+CREATE INDEX batches_by_day ON batches (device, day);
 CREATE INDEX batches_by_boot ON batches (device, boot_id, id);
 CREATE INDEX batches_parked ON batches (device, catalogue) WHERE state = 2;
 
