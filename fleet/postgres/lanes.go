@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -89,21 +88,21 @@ func (n *totalsChange) became(s store.State, by int64) {
 const updateDevices = `UPDATE devices d SET receipts = u.receipts, copies = u.copies, last_seen = greatest(d.last_seen, u.seen)
     FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::timestamptz[]) AS u (id, receipts, copies, seen) WHERE d.id = u.id`
 
-const updateLanes = `INSERT INTO lanes AS l (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, accounted)
-    SELECT device, epoch, lane, nullif(first_batch, 0), batches, samples, parked, rejected, superseded, last, announced, accounted::int8multirange
-    FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
-      AS u (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, accounted)
+const updateLanes = `INSERT INTO lanes AS l (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing)
+    SELECT device, epoch, lane, nullif(first_batch, 0), batches, samples, parked, rejected, superseded, last, announced, missing
+    FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+      AS u (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing)
     ON CONFLICT (device, epoch, lane) DO UPDATE SET first_batch = coalesce(l.first_batch, excluded.first_batch), batches = l.batches + excluded.batches,
       samples = l.samples + excluded.samples, parked = l.parked + excluded.parked, rejected = l.rejected + excluded.rejected,
       superseded = l.superseded + excluded.superseded, last = greatest(l.last, excluded.last), announced = greatest(l.announced, excluded.announced),
-      accounted = l.accounted + excluded.accounted`
+      missing = excluded.missing`
 
 // updateTotals adds to the row of this session, so that those of other sessions need not wait for this commit.
 const updateTotals = `INSERT INTO totals AS t VALUES (pg_backend_pid() % 64, $1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (shard) DO UPDATE SET devices = t.devices + excluded.devices, batches = t.batches + excluded.batches, samples = t.samples + excluded.samples,
       parked = t.parked + excluded.parked, rejected = t.rejected + excluded.rejected, losses = t.losses + excluded.losses, letters = t.letters + excluded.letters`
 
-// finish writes what the transaction has gathered, in one round trip besides the samples.
+// finish writes what the transaction has gathered, in a few round trips.
 func (t *tx) finish() error {
 	if err := t.flushSamples(); err != nil {
 		return err
@@ -113,7 +112,9 @@ func (t *tx) finish() error {
 	}
 	batch := &pgx.Batch{}
 	t.queueDevices(batch)
-	t.queueLanes(batch)
+	if err := t.queueLanes(batch); err != nil {
+		return err
+	}
 	if n := t.totals; n != (totalsChange{}) {
 		batch.Queue(updateTotals, n.devices, n.batches, n.samples, n.parked, n.rejected, n.losses, n.letters)
 	}
@@ -146,9 +147,9 @@ func (t *tx) queueDevices(batch *pgx.Batch) {
 	}
 }
 
-func (t *tx) queueLanes(batch *pgx.Batch) {
+func (t *tx) queueLanes(batch *pgx.Batch) error {
 	if len(t.lanes) == 0 {
-		return
+		return nil
 	}
 	keys := make([]laneKey, 0, len(t.lanes))
 	for k := range t.lanes {
@@ -157,30 +158,20 @@ func (t *tx) queueLanes(batch *pgx.Batch) {
 	slices.SortFunc(keys, func(a, b laneKey) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.lane, b.lane))
 	})
-	columns := make([][]int64, 10)
-	lanes, accounted := make([]int32, len(keys)), make([]string, len(keys))
+	now, err := t.settleLanes(keys)
+	if err != nil {
+		return err
+	}
+	columns := make([][]int64, 11)
+	lanes := make([]int32, len(keys))
 	for i, k := range keys {
 		l := t.lanes[k]
-		for c, v := range []int64{k.device, int64(k.epoch), l.first, l.batches, l.samples, l.parked, l.rejected, l.superseded, int64(l.last), int64(l.announced)} {
+		for c, v := range []int64{k.device, int64(k.epoch), l.first, l.batches, l.samples, l.parked, l.rejected, l.superseded, int64(l.last), int64(l.announced), int64(now[i].missing)} {
 			columns[c] = append(columns[c], v)
 		}
-		lanes[i], accounted[i] = int32(k.lane), multirange(&l.accounted)
+		lanes[i] = int32(k.lane)
 	}
-	batch.Queue(updateLanes, columns[0], columns[1], lanes, columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], accounted)
-}
-
-// multirange writes numbers as lanes.accounted has them: {[0,3),[7,8)} are 1 to 3 and 8.
-func multirange(r *store.Ranges) string {
-	b := []byte{'{'}
-	for i, one := range r.List() {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '[')
-		b = strconv.AppendUint(b, one.First-1, 10)
-		b = append(b, ',')
-		b = strconv.AppendUint(b, one.Last, 10)
-		b = append(b, ')')
-	}
-	return string(append(b, '}'))
+	batch.Queue(updateLanes, columns[0], columns[1], lanes, columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], columns[10])
+	t.queueRuns(batch, keys, now)
+	return nil
 }

@@ -58,49 +58,39 @@ func (s *Store) Totals() store.Totals {
 func (s *Store) Lacks(device int64, given []store.Given, most int) (list []store.Lack, more bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	type sequence struct {
-		key       laneKey
-		last      uint64
-		accounted store.Ranges
-	}
-	var sequences []*sequence
-	of := map[laneKey]*sequence{}
-	var epoch, last int64
+	last := map[laneKey]uint64{}
+	var epoch, top int64
 	var lane int32
-	var accounted intervals
-	add := func(k laneKey) *sequence {
-		q := &sequence{key: k}
-		sequences, of[k] = append(sequences, q), q
-		return q
-	}
-	err := s.each(ctx, "SELECT epoch, lane, greatest(last, announced), accounted FROM lanes WHERE device = $1", []any{device}, []any{&epoch, &lane, &last, &accounted}, func() error {
-		q := add(laneKey{device, uint64(epoch), telemetrypb.Lane(lane)})
-		q.last = uint64(last)
-		numbers(&q.accounted, accounted)
+	err := s.each(ctx, "SELECT epoch, lane, greatest(last, announced) FROM lanes WHERE device = $1", []any{device}, []any{&epoch, &lane, &top}, func() error {
+		last[laneKey{device, uint64(epoch), telemetrypb.Lane(lane)}] = uint64(top)
 		return nil
 	})
-	if err != nil {
-		s.o.Log.Warn("what a device lacks cannot be read", "err", err)
-		return nil, true
-	}
 	for _, g := range given {
 		k := laneKey{device, g.Epoch, g.Lane}
-		q := of[k]
-		if q == nil {
-			q = add(k)
-		}
-		q.last = max(q.last, min(g.Last, maxSeq))
+		last[k] = max(last[k], min(g.Last, maxSeq))
 	}
-	slices.SortFunc(sequences, func(a, b *sequence) int {
-		return cmp.Or(cmp.Compare(a.key.lane, b.key.lane), cmp.Compare(a.key.epoch, b.key.epoch))
-	})
-	for _, q := range sequences {
-		missing := q.accounted.Missing(q.last)
+	keys := make([]laneKey, 0, len(last))
+	for k := range last {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b laneKey) int { return cmp.Or(cmp.Compare(a.lane, b.lane), cmp.Compare(a.epoch, b.epoch)) })
+	for _, k := range keys {
+		var known store.Ranges
+		var first, end int64
+		if err == nil { // n runs leave n gaps ahead of them, one behind
+			err = s.each(ctx, "SELECT first, last FROM ranges WHERE device = $1 AND epoch = $2 AND lane = $3 ORDER BY first LIMIT $4",
+				[]any{device, int64(k.epoch), int32(k.lane), most + 2}, []any{&first, &end}, func() error { known.Add(uint64(first), uint64(end)); return nil })
+		}
+		if err != nil {
+			s.o.Log.Warn("what a device lacks cannot be read", "err", err)
+			return nil, true
+		}
+		missing := known.Missing(last[k])
 		if len(missing) > most {
 			missing, more = missing[:most], true
 		}
 		if most -= len(missing); len(missing) > 0 {
-			list = append(list, store.Lack{Epoch: q.key.epoch, Lane: q.key.lane, Seqs: missing})
+			list = append(list, store.Lack{Epoch: k.epoch, Lane: k.lane, Seqs: missing})
 		}
 	}
 	return list, more
@@ -142,21 +132,24 @@ func (s *Store) Devices(ctx context.Context) ([]store.Device, error) {
 func (s *Store) Gaps(ctx context.Context) ([]store.Gap, error) {
 	list := []store.Gap{}
 	var g store.Gap
-	var epoch, last int64
+	var epoch, from, to int64
 	var lane int32
-	var accounted intervals
-	err := s.each(ctx, `SELECT d.tenant, d.device, l.epoch, l.lane, greatest(l.last, l.announced), l.accounted FROM lanes l JOIN devices d ON d.id = l.device
-	    WHERE l.missing > 0 ORDER BY l.device, l.epoch < 0, l.epoch, l.lane`, nil, []any{&g.Tenant, &g.Device, &epoch, &lane, &last, &accounted}, func() error {
-		g.Epoch, g.Lane = epochName(epoch), laneName(lane)
-		var known store.Ranges
-		numbers(&known, accounted)
-		for _, g.Range = range known.Missing(uint64(last)) {
-			list = append(list, g)
-		}
+	err := s.each(ctx, gapsQuery, nil, []any{&g.Tenant, &g.Device, &epoch, &lane, &from, &to}, func() error {
+		g.Epoch, g.Lane, g.Range = epochName(epoch), laneName(lane), store.Range{First: uint64(from), Last: uint64(to)}
+		list = append(list, g)
 		return nil
 	})
 	return list, err
 }
+
+// gapsQuery looks between each run and the one before it, the highest number known being the end.
+const gapsQuery = `SELECT d.tenant, d.device, g.epoch, g.lane, (g.behind + 1)::bigint, (g.ahead - 1)::bigint FROM (
+      SELECT l.device, l.epoch, l.lane, l.top, coalesce(lag(r.last) OVER w, 0) AS behind, least(r.first, l.top + 1) AS ahead FROM
+        (SELECT device, epoch, lane, greatest(last, announced)::numeric AS top FROM lanes WHERE missing > 0) l
+        CROSS JOIN LATERAL (SELECT first::numeric, last::numeric FROM ranges r WHERE r.device = l.device AND r.epoch = l.epoch AND r.lane = l.lane
+          UNION ALL SELECT 9223372036854775808, 9223372036854775808) r
+      WINDOW w AS (PARTITION BY l.device, l.epoch, l.lane ORDER BY r.first)) g JOIN devices d ON d.id = g.device
+    WHERE g.behind < g.ahead - 1 ORDER BY g.device, g.epoch < 0, g.epoch, g.lane, g.behind`
 
 // Losses lists the loss ledgers; an empty device means all.
 func (s *Store) Losses(ctx context.Context, device string) ([]store.LossEntry, error) {

@@ -23,8 +23,7 @@ var migrations = []string{schema1}
 
 // schema1 makes an empty store (docs/STORE.md).
 //
-// Unsigned 64-bit numbers (epochs, seqs) stand as two's complement. Numbers of batches stand in multiranges as [seq−1, seq),
-// so that 2^63−1 has a place. samples has neither NULLs in the usual row nor foreign keys: a row is 100 bytes, and there are
+// Unsigned 64-bit numbers (epochs) stand as two's complement; numbers of batches are below 2^63. samples has neither NULLs in the usual row nor foreign keys: a row is 100 bytes, and there are
 // very many. Its rows are found by their batch, and a batch is found by its device.
 const schema1 = `
 CREATE TABLE meta (key text PRIMARY KEY, value text NOT NULL);
@@ -121,8 +120,6 @@ CREATE INDEX batches_by_day ON batches (device, day);
 CREATE INDEX batches_by_boot ON batches (device, boot_id, id);
 CREATE INDEX batches_parked ON batches (device, catalogue) WHERE state = 2;
 
-CREATE FUNCTION missing_numbers(accounted int8multirange, top bigint) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT AS
-  'SELECT (top - coalesce(sum(least(upper(r), top) - lower(r)), 0))::bigint FROM unnest(accounted) r WHERE lower(r) < top';
 CREATE TABLE lanes ( -- what batches, losses, supersedes and epochs come to, one row a sequence of numbers
   device bigint NOT NULL REFERENCES devices,
   epoch bigint NOT NULL,
@@ -135,11 +132,19 @@ CREATE TABLE lanes ( -- what batches, losses, supersedes and epochs come to, one
   superseded bigint NOT NULL,
   last bigint NOT NULL,        -- highest seq that came
   announced bigint NOT NULL,   -- highest seq that was given, as a later epoch says
-  accounted int8multirange NOT NULL, -- came, lost or superseded: [seq-1, seq)
-  missing bigint NOT NULL GENERATED ALWAYS AS (missing_numbers(accounted, greatest(last, announced))) STORED,
+  missing bigint NOT NULL,     -- of 1 to the highest of the two, those that no range holds
   PRIMARY KEY (device, epoch, lane)
 ) WITH (fillfactor = 70);
 CREATE INDEX lanes_with_gaps ON lanes (device) WHERE missing > 0;
+
+CREATE TABLE ranges ( -- runs of numbers that came, were lost or are superseded; they neither touch nor overlap
+  device bigint NOT NULL REFERENCES devices,
+  epoch bigint NOT NULL,
+  lane integer NOT NULL,
+  first bigint NOT NULL,
+  last bigint NOT NULL,
+  PRIMARY KEY (device, epoch, lane, first)
+) WITH (fillfactor = 70);
 
 CREATE TABLE supersedes (
   batch bigint NOT NULL,

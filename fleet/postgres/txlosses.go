@@ -2,8 +2,8 @@ package postgres
 
 import (
 	"encoding/json"
+	"slices"
 
-	"github.com/jackc/pgx/v5/pgtype"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
@@ -46,37 +46,17 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 	return nil
 }
 
-// intervals is lanes.accounted as it is read.
-type intervals = pgtype.Multirange[pgtype.Range[int64]]
-
-// numbers adds what a multirange holds to a set.
-func numbers(set *store.Ranges, m intervals) {
-	for _, r := range m {
-		set.Add(uint64(r.Lower)+1, uint64(r.Upper))
-	}
-}
-
 // reallyLost takes out of a vehicle's word that it no longer keeps what it was asked for the numbers that have come since, or
 // that another record speaks of: the question was older than they are. What is left is to be recorded; nil: nothing.
 func (t *tx) reallyLost(device int64, l *telemetrypb.Loss, list []store.Range) (*telemetrypb.Loss, []store.Range, error) {
-	var known store.Ranges
-	var before intervals
-	if _, err := t.one("SELECT accounted FROM lanes WHERE device = $1 AND epoch = $2 AND lane = $3",
-		[]any{device, int64(l.GetEpoch()), int32(l.GetLane())}, &before); err != nil {
+	sound := slices.DeleteFunc(slices.Clone(list), func(r store.Range) bool { return r.First == 0 || r.First > r.Last || r.Last > maxSeq })
+	known, err := t.known(laneKey{device, l.GetEpoch(), l.GetLane()}, sound)
+	if err != nil {
 		return nil, nil, err
-	}
-	numbers(&known, before)
-	if now := t.lanes[laneKey{device, l.GetEpoch(), l.GetLane()}]; now != nil { // of this transaction
-		for _, r := range now.accounted.List() {
-			known.Add(r.First, r.Last)
-		}
 	}
 	left, lost := []store.Range{}, proto.CloneOf(l)
 	lost.Count = 0
-	for _, r := range list {
-		if r.First == 0 || r.First > r.Last || r.Last > maxSeq {
-			continue
-		}
+	for _, r := range sound {
 		for _, r := range known.Without(r.First, r.Last) {
 			left = append(left, r)
 			lost.Count += r.Last - r.First + 1

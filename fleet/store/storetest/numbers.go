@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
@@ -106,4 +107,80 @@ func epochs(t *testing.T, s store.Store) {
 		t.Fatalf("%+v, %v", devices, err)
 	}
 	want(t, "lanes", fmt.Sprint(devices[0].Lanes), "[{0000000000000009 telemetry 3 0 0 0 0 3 2} {8000000000000005 telemetry 1 0 0 0 0 6 2}]")
+}
+
+// plainSet: whatever comes, is lost, superseded and announced, in any order and several to a transaction, the gaps are those
+// of a plain set of numbers.
+func plainSet(t *testing.T, s store.Store) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	accounted, top, index := map[uint64]bool{}, uint64(0), 0
+	var device, records int64 // records: the batch that losses came with
+	update(t, s, "car-1", func(tx store.Tx, d int64) error {
+		b := Batch(1, 1)
+		b.Lane = telemetrypb.Lane_LANE_CONTROL
+		p, err := tx.PutBatch(d, b)
+		records = p.ID
+		return err
+	})
+	for step := range 60 {
+		device = update(t, s, "car-1", func(tx store.Tx, d int64) error {
+			for range 1 + rng.IntN(4) {
+				first := 1 + rng.Uint64N(120)
+				last := first + rng.Uint64N(6)
+				index++
+				var err error
+				switch rng.IntN(5) {
+				case 0:
+					err = tx.PutLoss(d, records, index, &telemetrypb.Loss{Epoch: 9, Lane: tele, Seqs: []*telemetrypb.SeqRange{{First: first, Last: last}}})
+				case 1:
+					b := Batch(first, 9)
+					if last > first {
+						b.Supersedes = []*telemetrypb.SeqRange{{First: first + 1, Last: last}}
+					}
+					var p store.Put
+					if p, err = tx.PutBatch(d, b); p.Outcome != store.OutcomeNew {
+						last = first
+					}
+					top = max(top, first)
+				case 2:
+					err = tx.PutEpoch(d, &telemetrypb.Epoch{Epoch: uint64(1000 + index), Parent: 9, ParentLast: []*telemetrypb.LaneSeq{{Lane: tele, Seq: last}}}, Now)
+					top, first = max(top, last), last+1
+				default:
+					last = first
+					_, err = tx.PutBatch(d, Batch(first, 9))
+					top = max(top, first)
+				}
+				if err != nil {
+					return err
+				}
+				for n := first; n <= last; n++ {
+					accounted[n] = true
+				}
+			}
+			return nil
+		})
+		var missing store.Ranges
+		count := uint64(0)
+		for n := uint64(1); n <= top; n++ {
+			if !accounted[n] {
+				missing.Add(n, n)
+				count++
+			}
+		}
+		var got store.Ranges
+		gaps, err := s.Gaps(context.Background())
+		for _, g := range gaps {
+			got.Add(g.First, g.Last)
+		}
+		want(t, fmt.Sprint("gaps after step ", step), fmt.Sprint(got.List(), len(gaps), err), fmt.Sprint(missing.List(), len(missing.List()), nil))
+		want(t, fmt.Sprint("totals after step ", step), s.Totals().Gaps, count)
+		lacks, more := s.Lacks(device, nil, 3)
+		want(t, fmt.Sprint("more after step ", step), more, len(missing.List()) > 3)
+		if len(missing.List()) > 0 {
+			want(t, fmt.Sprint("lacks after step ", step), lacks[0].Seqs, missing.List()[:min(3, len(missing.List()))])
+		}
+		if t.Failed() {
+			return
+		}
+	}
 }

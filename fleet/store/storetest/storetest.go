@@ -39,6 +39,7 @@ func Run(t *testing.T, open Opener) {
 		"Lacks":                          lacks,
 		"NotKept":                        notKept,
 		"EpochsTellOfGaps":               epochs,
+		"NumbersAgainstAPlainSet":        plainSet,
 		"Parking":                        parking,
 		"CatalogueInParts":               catalogueInParts,
 		"DatedAgain":                     datedAgain,
