@@ -34,7 +34,7 @@ func listCommand(use, short, long string, f *listFlags, run func(ctx context.Con
 			return run(cmd.Context(), s, cmd.OutOrStdout())
 		},
 	}
-	f.register(cmd.Flags())
+	f.register(cmd)
 	return cmd
 }
 

@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/fleet/postgres"
 	"github.com/waybill-telematics/waybill/fleet/store"
@@ -22,9 +22,10 @@ type storeFlags struct {
 	db, passwordFile string
 }
 
-func (f *storeFlags) register(flags *pflag.FlagSet) { registerStore(flags, &f.db, &f.passwordFile, "") }
+func (f *storeFlags) register(cmd *cobra.Command) { registerStore(cmd, &f.db, &f.passwordFile, "") }
 
-func registerStore(flags *pflag.FlagSet, db, passwordFile *string, made string) {
+func registerStore(cmd *cobra.Command, db, passwordFile *string, made string) {
+	flags := cmd.Flags()
 	flags.StringVar(db, "db", "", "store: a SQLite file, or postgres://USER@HOST:PORT/NAME"+made)
 	flags.StringVar(passwordFile, "db-password-file", "", "file that holds the database's password (default: what the file named by PGPASSFILE says)")
 }

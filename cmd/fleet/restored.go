@@ -42,6 +42,6 @@ it without need costs each vehicle one message.`,
 			return errors.Join(err, s.Close())
 		},
 	}
-	f.register(cmd.Flags())
+	f.register(cmd)
 	return cmd
 }

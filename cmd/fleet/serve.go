@@ -62,7 +62,7 @@ object per interval:
 	flags := cmd.Flags()
 	flags.StringVar(&f.broker, "broker", "", "broker, tcp://HOST:PORT or ssl://HOST:PORT")
 	flags.StringVar(&f.tenant, "tenant", "", "take only this tenant (default: all)")
-	registerStore(flags, &f.db, &f.dbPasswordFile, "; it is made when it is not there")
+	registerStore(cmd, &f.db, &f.dbPasswordFile, "; it is made when it is not there")
 	flags.StringVar(&f.clientID, "client-id", "waybill-fleet-0", "MQTT client id; the broker keeps the session under it, so it must stay the same and be nobody else's")
 	flags.StringVar(&f.user, "user", "", "MQTT user")
 	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the MQTT password; read at each connection")
