@@ -91,6 +91,3 @@ func (f *storeFlags) postgres() (database string, isURL bool, err error) {
 	}
 	return u.String(), true, nil
 }
-
-// isFile says whether the store is a file.
-func (f *storeFlags) isFile() bool { return !strings.Contains(f.db, "://") }

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/waybill-telematics/waybill/fleet/postgres"
 	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/test/deps"
 )
@@ -32,6 +35,12 @@ func TestCommandsOnPostgres(t *testing.T) {
 	}
 	expect(cli.Failed, "password", "ls", "--db", db)
 	expect(cli.Failed, "the database is empty", "ls", "--db", db, "--db-password-file", file)
+	expect(cli.Failed, "the database is empty", "restored", "--db", db, "--db-password-file", file)
+	s, err := postgres.Open(context.Background(), p.URL("postgres"), postgres.Options{Rand: rand.Reader})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
 	expect(cli.OK, "is generation", "restored", "--db", db, "--db-password-file", file)
 	expect(cli.OK, "0 devices", "ls", "--db", db, "--db-password-file", file)
 	t.Setenv("PGPASSFILE", pass)

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -26,10 +25,12 @@ database likewise: a base backup, a promoted standby and a loaded dump are found
 it without need costs each vehicle one message.`,
 		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.isFile() && f.db != "" {
-				if _, err := os.Stat(f.db); err != nil { // serve makes a store, this does not
-					return err
-				}
+			there, err := openStore(cmd.Context(), f, true, false, nil) // serve makes a store, this does not
+			if err != nil {
+				return err
+			}
+			if err := there.Close(); err != nil {
+				return err
 			}
 			s, err := openStore(cmd.Context(), f, false, true, nil)
 			if err != nil {
