@@ -328,7 +328,7 @@ func resultsIn(payload []byte) (list []*telemetrypb.CommandResult) {
 func resultsCommand() *cobra.Command {
 	var f listFlags
 	var device, id string
-	cmd := f.withJSON(listCommand("results --db FILE.db", "List what became of commands, the newest first", "", &f,
+	cmd := f.withJSON(listCommand("results --db STORE", "List what became of commands, the newest first", "", &f,
 		func(ctx context.Context, s store.Store, out io.Writer) error {
 			results, err := s.Results(ctx, device, id)
 			if err != nil {

@@ -17,7 +17,7 @@ import (
 
 // listFlags are the flags that every listing has.
 type listFlags struct {
-	db   string
+	storeFlags
 	json bool
 }
 
@@ -26,10 +26,7 @@ func listCommand(use, short, long string, f *listFlags, run func(ctx context.Con
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.db == "" {
-				return cli.UsageError(fmt.Errorf("--db is needed: the file that holds the store"))
-			}
-			s, err := store.Open(cmd.Context(), f.db, store.Options{ReadOnly: true})
+			s, err := openStore(cmd.Context(), f.storeFlags, true, false, nil)
 			if err != nil {
 				return err
 			}
@@ -37,7 +34,7 @@ func listCommand(use, short, long string, f *listFlags, run func(ctx context.Con
 			return run(cmd.Context(), s, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&f.db, "db", "", "store, a SQLite file")
+	f.register(cmd)
 	return cmd
 }
 
@@ -49,7 +46,7 @@ func (f *listFlags) withJSON(cmd *cobra.Command) *cobra.Command {
 
 func lsCommand() *cobra.Command {
 	var f listFlags
-	return f.withJSON(listCommand("ls --db FILE.db", "List devices with their batches, samples, gaps and losses", "", &f,
+	return f.withJSON(listCommand("ls --db STORE", "List devices with their batches, samples, gaps and losses", "", &f,
 		func(ctx context.Context, s store.Store, out io.Writer) error {
 			devices, err := s.Devices(ctx)
 			if err != nil {
@@ -83,7 +80,7 @@ func lsCommand() *cobra.Command {
 
 func gapsCommand() *cobra.Command {
 	var f listFlags
-	return f.withJSON(listCommand("gaps --db FILE.db", "List sequence numbers that never came and that nothing accounts for",
+	return f.withJSON(listCommand("gaps --db STORE", "List sequence numbers that never came and that nothing accounts for",
 		"List sequence numbers that never came and that nothing accounts for. Exit code 3 when there are any.", &f,
 		func(ctx context.Context, s store.Store, out io.Writer) error {
 			gaps, err := s.Gaps(ctx)
@@ -109,7 +106,7 @@ func gapsCommand() *cobra.Command {
 func lossesCommand() *cobra.Command {
 	var f listFlags
 	var device string
-	cmd := f.withJSON(listCommand("losses --db FILE.db", "List what the vehicles' loss ledgers say", "", &f,
+	cmd := f.withJSON(listCommand("losses --db STORE", "List what the vehicles' loss ledgers say", "", &f,
 		func(ctx context.Context, s store.Store, out io.Writer) error {
 			losses, err := s.Losses(ctx, device)
 			if err != nil {
@@ -130,7 +127,7 @@ func lossesCommand() *cobra.Command {
 
 func deadCommand() *cobra.Command {
 	var f listFlags
-	return f.withJSON(listCommand("dead --db FILE.db", "List what could not be taken", "List what could not be taken. With --json, bytes are base64 of what was kept.", &f,
+	return f.withJSON(listCommand("dead --db STORE", "List what could not be taken", "List what could not be taken. With --json, bytes are base64 of what was kept.", &f,
 		func(ctx context.Context, s store.Store, out io.Writer) error {
 			letters, err := s.DeadLetters(ctx)
 			if err != nil {

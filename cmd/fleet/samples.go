@@ -22,7 +22,7 @@ func samplesCommand() *cobra.Command {
 	var f listFlags
 	var q store.Query
 	var from, to string
-	cmd := listCommand("samples --db FILE.db", "Print samples, one JSON object a line, oldest first", `Print samples, one JSON object a line, oldest first.
+	cmd := listCommand("samples --db STORE", "Print samples, one JSON object a line, oldest first", `Print samples, one JSON object a line, oldest first.
 
 time is missing where it is not known; boot_ns is CLOCK_BOOTTIME within boot_id. raw is exact; a batch that came
 rendered may not have carried it. NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".`, &f,

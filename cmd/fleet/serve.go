@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 // serveFlags are the flags of serve, as given.
 type serveFlags struct {
 	broker, tenant, db, clientID string
+	dbPasswordFile               string
 	user, passwordFile           string
 	ca, cert, key                string
 	insecure                     bool
@@ -39,7 +39,7 @@ type serveFlags struct {
 func serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve --broker URL --db FILE.db",
+		Use:   "serve --broker URL --db STORE",
 		Short: "Receive from a broker into a store, and send receipts",
 		Long: `Receive from a broker into a store, and send receipts.
 
@@ -62,7 +62,7 @@ object per interval:
 	flags := cmd.Flags()
 	flags.StringVar(&f.broker, "broker", "", "broker, tcp://HOST:PORT or ssl://HOST:PORT")
 	flags.StringVar(&f.tenant, "tenant", "", "take only this tenant (default: all)")
-	flags.StringVar(&f.db, "db", "", "store, a SQLite file; it is made when it is not there")
+	registerStore(cmd, &f.db, &f.dbPasswordFile, "; it is made when it is not there")
 	flags.StringVar(&f.clientID, "client-id", "waybill-fleet-0", "MQTT client id; the broker keeps the session under it, so it must stay the same and be nobody else's")
 	flags.StringVar(&f.user, "user", "", "MQTT user")
 	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the MQTT password; read at each connection")
@@ -87,7 +87,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	o.Log = log
-	s, err := store.Open(ctx, f.db, store.Options{Rand: rand.Reader, Log: log})
+	s, err := openStore(ctx, storeFlags{f.db, f.dbPasswordFile}, false, false, log)
 	if err != nil {
 		if errors.Is(err, store.ErrLocked) {
 			err = fmt.Errorf("%w: stop the other waybill-fleet, or give another --db", err)
@@ -136,7 +136,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	switch {
 	case f.db == "":
-		return o, errors.New("--db is needed: the file that holds the store")
+		return o, errors.New("--db is needed: the file that holds the store, or postgres://USER@HOST:PORT/NAME")
 	case f.broker == "" && f.embedded == "":
 		return o, errors.New("--broker URL is needed, or --embedded-broker 127.0.0.1:PORT for a bench")
 	case f.every < 10*time.Millisecond || f.every > time.Hour:

@@ -137,7 +137,7 @@ func (v *vehicle) plain(json bool, batch []byte, clock *telemetrypb.ClockRecord)
 type cloud struct {
 	*Ingester
 	t    testing.TB
-	s    *store.SQLite
+	s    store.Store
 	file string
 }
 
@@ -149,9 +149,18 @@ func newCloud(t testing.TB) *cloud {
 	return c
 }
 
+// elsewhere, if not nil, opens the store of a name in another database than SQLite (postgres_test.go).
+var elsewhere func(name string) (store.Store, error)
+
 func (c *cloud) open() {
 	c.t.Helper()
-	s, err := store.Open(context.Background(), c.file, store.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16))})
+	open := elsewhere
+	if open == nil {
+		open = func(name string) (store.Store, error) {
+			return store.Open(context.Background(), name, store.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16))})
+		}
+	}
+	s, err := open(c.file)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -131,78 +130,5 @@ func TestGeneration(t *testing.T) {
 				t.Errorf("generations %x, then %x", first, generations)
 			}
 		})
-	}
-}
-
-// TestLacks: what is asked for is what neither came nor is accounted for, the control lane first, in bounds.
-func TestLacks(t *testing.T) {
-	s, err := Open(context.Background(), filepath.Join(t.TempDir(), "fleet.db"), openOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	put(t, s, 1, 3)
-	put(t, s, 6, 6)
-	put(t, s, 8, 8)
-	tele, control := telemetrypb.Lane_LANE_TELEMETRY, telemetrypb.Lane_LANE_CONTROL
-	given := []Given{{7, tele, 10}, {7, control, 2}, {8, tele, 1 << 63}}
-	for _, c := range []struct {
-		given []Given
-		most  int
-		want  string
-	}{
-		{nil, 10, "[{7 LANE_TELEMETRY [{4 5} {7 7}]}] false"},
-		{given, 10, "[{7 LANE_CONTROL [{1 2}]} {7 LANE_TELEMETRY [{4 5} {7 7} {9 10}]} {8 LANE_TELEMETRY [{1 9223372036854775807}]}] false"},
-		{given, 2, "[{7 LANE_CONTROL [{1 2}]} {7 LANE_TELEMETRY [{4 5}]}] true"},
-	} {
-		list, more := s.Lacks(1, c.given, c.most)
-		if got := fmt.Sprint(list, more); got != c.want {
-			t.Errorf("%s, want %s", got, c.want)
-		}
-	}
-	if list, more := s.Lacks(2, nil, 10); len(list) > 0 || more {
-		t.Errorf("of a device that is not known: %v", list)
-	}
-}
-
-// TestNotKept: a vehicle's word that it no longer has what it was asked for counts for what is really missing; and what is
-// rejected a second time is recorded once.
-func TestNotKept(t *testing.T) {
-	s, err := Open(context.Background(), filepath.Join(t.TempDir(), "fleet.db"), openOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	put(t, s, 1, 3)
-	put(t, s, 6, 6)
-	tele := telemetrypb.Lane_LANE_TELEMETRY
-	loss := func(index int, reason telemetrypb.LossReason, seqs ...*telemetrypb.SeqRange) {
-		t.Helper()
-		if err := s.Update(context.Background(), func(tx Tx) error {
-			return tx.PutLoss(1, 1, index, &telemetrypb.Loss{Reason: reason, Epoch: 7, Lane: tele, Seqs: seqs, Count: 99, Unit: "batches"})
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	notKept := telemetrypb.LossReason_LOSS_NOT_KEPT
-	loss(0, telemetrypb.LossReason_LOSS_EVICTED, &telemetrypb.SeqRange{First: 8, Last: 9})
-	loss(1, notKept, &telemetrypb.SeqRange{First: 2, Last: 10}, &telemetrypb.SeqRange{First: 5, Last: 4}, &telemetrypb.SeqRange{Last: 1 << 63})
-	loss(2, notKept, &telemetrypb.SeqRange{First: 4, Last: 10}) // said twice
-	rejected := telemetrypb.LossReason_LOSS_REJECTED
-	loss(3, rejected, &telemetrypb.SeqRange{First: 1, Last: 2})
-	loss(4, rejected, &telemetrypb.SeqRange{First: 3, Last: 3})
-	loss(5, rejected, &telemetrypb.SeqRange{First: 1, Last: 3}) // again, by the restored store
-	loss(6, rejected, &telemetrypb.SeqRange{First: 3, Last: 4}) // one more than before
-	loss(7, rejected)                                           // of no known number
-	loss(8, rejected)
-	list, err := s.Losses(context.Background(), "")
-	if err != nil || len(list) != 7 {
-		t.Fatalf("%+v, %v", list, err)
-	}
-	if got := fmt.Sprint(list[1].Reason, list[1].Count, list[1].Seqs); got != "LOSS_NOT_KEPT4 [{4 5} {7 7} {10 10}]" {
-		t.Error(got)
-	}
-	if lacks, _ := s.Lacks(1, nil, 10); len(lacks) > 0 {
-		t.Errorf("still asked for: %v", lacks)
 	}
 }

@@ -88,3 +88,6 @@ func (s *Ranges) Within(first, last uint64) uint64 {
 	}
 	return n
 }
+
+// List is the set, ascending. It must not be changed.
+func (s *Ranges) List() []Range { return s.list }

@@ -60,8 +60,13 @@ func (s *SQLite) Results(ctx context.Context, device, id string) (list []Result,
 		return nil
 	}, `SELECT d.tenant, d.device, r.id, r.name, r.state, r.reason, r.percent, r.text, hex(r.boot_id), r.boot_count, r.boot_ns, hex(r.key_id), r.counter, r.received
 	    FROM results r JOIN devices d ON d.id = r.device WHERE (?1 = '' OR d.device = ?1) AND (?2 = '' OR r.id = ?2) ORDER BY r.received DESC, r.boot_ns DESC, r.id`, device, id)
-	if err != nil && strings.Contains(err.Error(), "no such column") {
-		err = fmt.Errorf("%w: the file was made by an earlier version; `waybill-fleet serve` brings it up to date", ErrSchema)
+	return list, earlier(err)
+}
+
+// earlier explains what a reader misses in a file of an earlier version.
+func earlier(err error) error {
+	if err != nil && (strings.Contains(err.Error(), "no such column") || strings.Contains(err.Error(), "no such table")) {
+		return fmt.Errorf("%w: the file was made by an earlier version; `waybill-fleet serve` brings it up to date", ErrSchema)
 	}
-	return list, err
+	return err
 }

@@ -2,7 +2,7 @@ package store
 
 // schemaVersion is SQLite's user_version; applicationID marks the file as ours ("WBfl").
 const (
-	schemaVersion = 3
+	schemaVersion = 4
 	applicationID = 0x5742666C
 )
 
@@ -21,6 +21,17 @@ ALTER TABLE results ADD COLUMN boot_id BLOB NOT NULL DEFAULT x'';
 ALTER TABLE results ADD COLUMN boot_count INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE results ADD COLUMN key_id BLOB NOT NULL DEFAULT x'';
 ALTER TABLE results ADD COLUMN counter INTEGER NOT NULL DEFAULT 0;`
+
+// offsets is what version 4 has more than version 3.
+const offsets = `CREATE TABLE offsets ( -- how far Kafka's partitions are stored
+  topic TEXT NOT NULL,
+  partition INTEGER NOT NULL,
+  next INTEGER NOT NULL, -- the offset that comes next
+  PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;`
+
+// upgrades lead from one version to the next, from version 1 on.
+var upgrades = []string{retimings, resultColumns, offsets}
 
 // schema makes an empty store.
 //
@@ -190,6 +201,8 @@ CREATE TABLE results (
   PRIMARY KEY (device, id)
 ) WITHOUT ROWID;
 ` + resultColumns + `
+
+` + offsets + `
 
 CREATE TABLE status (
   device INTEGER PRIMARY KEY REFERENCES devices,

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -150,13 +151,10 @@ func (s *SQLite) prepareSchema(ctx context.Context) error {
 	switch {
 	case app == applicationID && version == schemaVersion:
 		return nil
-	case app == applicationID && (version == 1 || version == 2) && s.o.ReadOnly:
-		return nil // its readers miss nothing but the results, and are told
-	case app == applicationID && (version == 1 || version == 2):
-		more := resultColumns
-		if version == 1 {
-			more = retimings + more
-		}
+	case app == applicationID && version >= 1 && version < schemaVersion && s.o.ReadOnly:
+		return nil // its readers miss nothing but what later versions added, and are told
+	case app == applicationID && version >= 1 && version < schemaVersion:
+		more := strings.Join(upgrades[version-1:], "\n")
 		_, err := s.db.ExecContext(ctx, "BEGIN; "+more+fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schemaVersion))
 		return err
 	}

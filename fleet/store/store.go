@@ -212,12 +212,20 @@ type Tx interface {
 
 	// NextReceipt counts the receipts of a device, from 1.
 	NextReceipt(device int64) (uint64, error)
+
+	// Position gives the offset of a Kafka partition that comes next: everything before it is stored. found is false where
+	// nothing of the partition was.
+	Position(topic string, partition int32) (next int64, found bool, err error)
+	// Advance moves it from what Position gave (−1: not found) to `to`, with what this transaction stores. It is ErrFenced, and
+	// the transaction must fail, where somebody else has moved it meanwhile: of two consumers of one partition one commits.
+	Advance(topic string, partition int32, from, to int64) error
 }
 
 // ErrParts: the parts of a catalogue do not make up its hash. The transaction goes on.
 var ErrParts = errors.New("the parts do not make up the catalogue")
 
-// Store is a store. It is safe for use from several goroutines; there is one writer at a time.
+// Store is a store. It is safe for use from several goroutines. The SQLite one has one writer at a time; another may let
+// several transactions run at once, and run f again where one was in the other's way.
 type Store interface {
 	// Name and Generation stand in receipts. The generation is random, and another one once the store was restored
 	// from a copy: it may lack what it has confirmed.
@@ -231,7 +239,10 @@ type Store interface {
 	// there are more.
 	Lacks(device int64, given []Given, most int) (list []Lack, more bool)
 
+	// Totals counts what is committed.
 	Totals() Totals
+	// Positions are the offsets of a Kafka topic that come next, by partition; a partition of which nothing is stored is missing.
+	Positions(ctx context.Context, topic string) (map[int32]int64, error)
 	Devices(ctx context.Context) ([]Device, error)
 	Gaps(ctx context.Context) ([]Gap, error)
 	Losses(ctx context.Context, device string) ([]LossEntry, error)

@@ -2,6 +2,7 @@ package deps
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,10 @@ type Broker struct {
 	within  time.Duration // from the start of the process to the first accepted connection, and from its end's asking to its end
 	command func() *exec.Cmd
 	stdin   bool // the broker ends when its standard input does
+	// What servers of several processes need; nil and 0 suit the others.
+	ready  func() error        // beyond accepting connections
+	others func(pid int) []int // of the process: those that Kill ends with it
+	stop   syscall.Signal      // asks for an end; 0: SIGTERM
 
 	mu    sync.Mutex // guards what follows
 	cmd   *exec.Cmd
@@ -80,7 +85,10 @@ func (b *Broker) Start() {
 	}
 	cmd := b.command()
 	// A test binary that is killed takes its broker along.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	output, err := os.OpenFile(filepath.Join(b.Dir, b.name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.t.Fatal(err)
@@ -104,6 +112,11 @@ func (b *Broker) Start() {
 		conn, err := net.DialTimeout("tcp", b.Addr, time.Second)
 		if err == nil {
 			conn.Close()
+			if b.ready != nil {
+				err = b.ready()
+			}
+		}
+		if err == nil {
 			b.cmd, b.input, b.done = cmd, input, done
 			return
 		}
@@ -122,7 +135,7 @@ func (b *Broker) Start() {
 }
 
 // Stop ends the broker as a service manager would: it closes its sessions and, where it keeps them, writes its store.
-func (b *Broker) Stop() { b.signal(syscall.SIGTERM) }
+func (b *Broker) Stop() { b.signal(cmp.Or(b.stop, syscall.SIGTERM)) }
 
 // Kill ends the broker at once, as a power cut would.
 func (b *Broker) Kill() { b.signal(syscall.SIGKILL) }
@@ -151,10 +164,23 @@ func (b *Broker) signal(s syscall.Signal) {
 	if b.cmd == nil {
 		return
 	}
+	var others []int
+	if b.others != nil && s == syscall.SIGKILL {
+		_ = b.cmd.Process.Signal(syscall.SIGSTOP) // so that it starts no more of them
+		others = b.others(b.cmd.Process.Pid)
+	}
 	if b.stdin && s != syscall.SIGKILL {
 		_ = b.input.Close()
 	} else if err := b.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		b.t.Errorf("%s: %v", b.name, err)
+	}
+	for _, pid := range others {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for _, pid := range others {
+		for deadline := time.Now().Add(b.within); running(pid) && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	select {
 	case <-b.done:
@@ -164,6 +190,12 @@ func (b *Broker) signal(s syscall.Signal) {
 		b.t.Errorf("%s did not end on %v", b.name, s)
 	}
 	b.cmd = nil
+}
+
+// running says whether a process runs. One that has ended and that nobody has asked for does not.
+func running(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(line, []byte(") Z "))
 }
 
 func tail(b []byte, n int) []byte {

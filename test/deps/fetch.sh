@@ -26,6 +26,7 @@ spec() {
     mosquitto)    echo "closure mosquitto mosquitto-clients" ;;
     rabbitmq)     echo "closure rabbitmq-server" ;;
     hocon)        echo "maven com.typesafe:config:1.4.3" ;;
+    postgresql)   echo "closure postgresql-15 postgresql-client-15 postgresql-client-common" ;;
     hivemq)       echo "maven com.hivemq:hivemq-community-edition-embedded:2025.5" ;;
     java)         echo "java openjdk-17-jdk-headless openjdk-17-jre-headless" ;;
     qemu-user)    echo "download qemu-user-static" ;;

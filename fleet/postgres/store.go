@@ -1,0 +1,290 @@
+// Package postgres keeps what vehicles delivered in PostgreSQL: a fleet's store, written by several processes at once.
+// It is store.Store with the tables of the SQLite one, done as PostgreSQL does it best (docs/STORE.md).
+//
+// Whatever must hold rests on the database: whoever changes anything of a device holds that device's row until the commit,
+// keys are inserted before what they stand for, and counts are kept in the transaction that changes them. The package
+// remembers nothing that another process could make false. It knows no MQTT, no Kafka, and decodes no batch.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/waybill-telematics/waybill/fleet/store"
+)
+
+// Options of a store.
+type Options struct {
+	ReadOnly bool         // for reading only, also from a standby; Update fails
+	Restored bool         // begin a new generation: the operator knows that the store was restored from a copy
+	Rand     io.Reader    // makes generations; required unless ReadOnly
+	Log      *slog.Logger // nil: nothing is logged
+	// Password, if not empty, is the password; else the URL, PGPASSWORD or PGPASSFILE give it.
+	Password string
+	// Connections is the most that are opened; 0: 8. Each Update uses one.
+	Connections int32
+	// Daily makes a partition of samples a day, and not a month, from now on: for fleets of more than about 10,000 samples/s.
+	Daily bool
+	// LetterBytes is how much of a dead letter is kept, in bytes (0: 64 KiB), and Letters how many are kept (0: 10,000).
+	LetterBytes int
+	Letters     int
+	// Now says which partitions are made ahead; nil: time.Now.
+	Now func() time.Time
+}
+
+// Store is a store.Store in a PostgreSQL database. It is safe for use from several goroutines, each Update on a connection
+// of its own.
+type Store struct {
+	o          Options
+	pool       *pgxpool.Pool
+	name       string
+	generation atomic.Uint64
+
+	mu         sync.Mutex // guards what follows
+	catalogues map[catalogueKey]*store.Catalogue
+	days       map[int32]bool // partitions of samples that were there, by their first day
+	totals     store.Totals   // as last read
+	random     sync.Mutex     // guards o.Rand
+	buffers    sync.Pool      // of *[]byte, for the samples of a transaction
+}
+
+var _ store.Store = (*Store)(nil)
+
+// connectTimeout bounds one connection's making.
+const connectTimeout = 15 * time.Second
+
+// askTimeout bounds what has no context of its own: Totals and Lacks.
+const askTimeout = 15 * time.Second
+
+// Open opens the store in a database, postgres://USER@HOST:PORT/NAME, and makes its tables when there are none. The other
+// parameters of the URL are libpq's.
+func Open(ctx context.Context, url string, o Options) (*Store, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Connections == 0 {
+		o.Connections = 8
+	}
+	if o.LetterBytes == 0 {
+		o.LetterBytes = 64 << 10
+	}
+	if o.Letters == 0 {
+		o.Letters = 10000
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err) // it leaves the password out
+	}
+	if o.Password != "" {
+		config.ConnConfig.Password = o.Password
+	}
+	s := &Store{o: o, catalogues: map[catalogueKey]*store.Catalogue{}, days: map[int32]bool{}}
+	if err := s.open(ctx, config); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("store %s/%s: %w", config.ConnConfig.Host, config.ConnConfig.Database, err)
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, config *pgxpool.Config) error {
+	if !s.o.ReadOnly && s.o.Rand == nil {
+		return errors.New("no source of randomness for the generation of a store")
+	}
+	c := config.ConnConfig
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = "waybill-fleet"
+	}
+	c.RuntimeParams["timezone"] = "UTC"
+	c.RuntimeParams["default_transaction_isolation"] = "read committed" // the locks and the fences count on seeing what was committed
+	if s.o.ReadOnly {
+		c.RuntimeParams["default_transaction_read_only"] = "on"
+	}
+	first, err := pgx.ConnectConfig(ctx, c.Copy())
+	if err != nil {
+		return err
+	}
+	err = s.settle(ctx, first)
+	if closed := first.Close(context.WithoutCancel(ctx)); err != nil || closed != nil { // with it goes the lock
+		return errors.Join(err, closed)
+	}
+	config.MaxConns = s.o.Connections
+	config.AfterConnect = s.greet
+	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return err
+	}
+	if s.o.ReadOnly {
+		return nil
+	}
+	return s.makePartitions(ctx, dayOf(s.o.Now()))
+}
+
+// settle has the schema right and reads what it says of itself.
+func (s *Store) settle(ctx context.Context, c *pgx.Conn) error {
+	if s.o.ReadOnly {
+		if err := prepare(ctx, c, true); err != nil {
+			return err
+		}
+		return s.readIdentity(ctx, c)
+	}
+	if _, err := c.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(openLock)); err != nil {
+		return err
+	}
+	if err := prepare(ctx, c, false); err != nil {
+		return err
+	}
+	return s.checkGeneration(ctx, c, s.o.Restored)
+}
+
+// greet is run at each new connection. One that a vehicle's receipt depends on must not confirm what a power cut may take,
+// and one that leads to another server than before (a restored or a promoted one) begins a new generation.
+func (s *Store) greet(ctx context.Context, c *pgx.Conn) error {
+	if s.o.ReadOnly {
+		return nil
+	}
+	if _, err := c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"); err != nil {
+		return err
+	}
+	return s.checkGeneration(ctx, c, false)
+}
+
+// Name is the store's name in receipts.
+func (s *Store) Name() string { return s.name }
+
+// Generation is random, made with the store, and another one after it was restored from a copy.
+func (s *Store) Generation() uint64 { return s.generation.Load() }
+
+// Close closes the connections.
+func (s *Store) Close() error {
+	if s.pool != nil {
+		s.pool.Close()
+	}
+	return nil
+}
+
+// attempts is how often Update tries what other transactions were in the way of.
+const attempts = 20
+
+// Update runs f in one transaction, and again when another transaction was in its way: f must begin anew then. When the
+// connection breaks while the server commits, Update fails and what f did may stand: whoever does it again finds
+// duplicates and a moved offset.
+func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
+	if s.o.ReadOnly {
+		return errors.New("the store is open for reading only")
+	}
+	wanted := map[deviceName]bool{} // devices, by the attempts before
+	for attempt := 1; ; attempt++ {
+		err := s.try(ctx, f, wanted)
+		var absent *absentPartition
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil || attempt >= attempts:
+			return err
+		case errors.As(err, &absent):
+			for _, day := range absent.days {
+				if err := s.makePartitions(ctx, day); err != nil {
+					return fmt.Errorf("a partition for samples of %s: %w", dateOf(day).Format(time.DateOnly), err)
+				}
+			}
+		case !wasInTheWay(err):
+			return err
+		default:
+			s.o.Log.Debug("a transaction is tried again", "attempt", attempt, "err", err)
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(rand.N(time.Duration(attempt) * 5 * time.Millisecond)):
+			}
+		}
+	}
+}
+
+// wasInTheWay says whether a transaction failed for others' sake only: serialization_failure, deadlock_detected.
+func wasInTheWay(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
+}
+
+// try is one transaction. It takes what earlier attempts wanted ahead of f and in one order, so that several that have been
+// in one another's way are no more.
+func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, "BEGIN"); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	t := newTx(ctx, s, conn.Conn(), wanted)
+	if b, ok := s.buffers.Get().(*[]byte); ok {
+		t.samples.bytes = (*b)[:0]
+	}
+	defer func() { s.buffers.Put(&t.samples.bytes) }()
+	if err = t.takeWanted(); err == nil {
+		err = f(t)
+	}
+	if err == nil {
+		err = t.err
+	}
+	if err == nil {
+		if err = t.finish(); err == nil {
+			var tag pgconn.CommandTag
+			if tag, err = conn.Exec(ctx, "COMMIT"); err == nil && tag.String() == "COMMIT" {
+				s.keep(t)
+				return nil
+			}
+			if err == nil {
+				return errors.New("commit: the server rolled the transaction back")
+			}
+			err = fmt.Errorf("commit: %w", err)
+		}
+	}
+	if t.err != nil && !errors.Is(err, t.err) {
+		err = errors.Join(err, t.err) // what f made of it may hide that it can be tried again
+	}
+	// The context may be what failed; the roll-back must not depend on it. A broken connection is not used again.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+	defer cancel()
+	if _, failed := conn.Exec(undo, "ROLLBACK"); failed != nil {
+		_ = conn.Conn().Close(undo)
+	}
+	return err
+}
+
+// keep remembers what a transaction has made or read and nobody can change.
+func (s *Store) keep(t *tx) {
+	for _, day := range t.copied {
+		if err := s.ahead(t.ctx, day); err != nil { // the next transaction tries it again
+			s.o.Log.Warn("the next partition of samples could not be made", "err", err)
+		}
+	}
+	if len(t.catalogues) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.catalogues)+len(t.catalogues) > cachedCatalogues {
+		s.catalogues = map[catalogueKey]*store.Catalogue{}
+	}
+	for k, c := range t.catalogues {
+		s.catalogues[k] = c
+	}
+}
