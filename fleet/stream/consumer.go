@@ -47,10 +47,11 @@ const (
 	retryBase      = 100 * time.Millisecond // of a store that fails, and of receipts that cannot be sent
 	retryCap       = 5 * time.Second
 	leaveTimeout   = 5 * time.Second
-	maxReplies     = 1 << 14  // receipts of one partition that wait to be sent
-	fetchBytes     = 16 << 20 // of one broker's answer
-	unpackedBytes  = 64 << 20 // of one batch of Kafka's, unpacked
-	partitionBytes = 1 << 20  // of one partition in one answer; a larger record comes alone
+	maxReplies     = 1 << 14                // receipts of one partition that wait to be sent
+	fetchWait      = 500 * time.Millisecond // of a request that finds nothing; as long a resumed partition may have to wait
+	fetchBytes     = 16 << 20               // of one broker's answer
+	unpackedBytes  = 64 << 20               // of one batch of Kafka's, unpacked
+	partitionBytes = 1 << 20                // of one partition in one answer; a larger record comes alone
 )
 
 // ConsumerOptions of a Consumer.
@@ -214,7 +215,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 			return c.assign(ctx, told)
 		}),
 		kgo.OnPartitionsRevoked(revoked(c.o.RevokeWait)), kgo.OnPartitionsLost(revoked(0)),
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(partitionBytes), kgo.MaxDecompressBatchBytes(unpackedBytes),
+		kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(partitionBytes), kgo.MaxDecompressBatchBytes(unpackedBytes),
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordDeliveryTimeout(30*time.Second), kgo.ProducerLinger(0), // dead letters
 	)
 	if err != nil {

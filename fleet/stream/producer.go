@@ -57,8 +57,8 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
-	if o.Timeout < 100*time.Millisecond {
-		return nil, fmt.Errorf("Kafka's time to acknowledge: must be at least 100ms, got %v", o.Timeout)
+	if o.Timeout < time.Second || o.Timeout > 10*time.Minute {
+		return nil, fmt.Errorf("Kafka's time to acknowledge: must be between 1s and 10m, got %v", o.Timeout)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -216,8 +216,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w; `waybill-fleet kafka init` makes the topics", err)
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return fmt.Errorf("%w; max.message.bytes of the topic is too low: `waybill-fleet kafka init --alter` raises it", err)
-	case errors.Is(err, kerr.NotEnoughReplicas), errors.Is(err, kerr.NotEnoughReplicasAfterAppend):
-		return fmt.Errorf("%w; brokers are down, or min.insync.replicas is more than there are", err)
+	case errors.Is(err, kgo.ErrRecordTimeout):
+		return fmt.Errorf("%w; no leader could be reached, or fewer replicas are in sync than min.insync.replicas wants", err)
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed):
 		return fmt.Errorf("%w; docs/KAFKA.md lists the rights that are needed", err)
 	case errors.Is(err, kerr.SaslAuthenticationFailed):

@@ -30,8 +30,8 @@ const (
 
 const version = "1"
 
-// deadHead is how much of a dead letter's value is kept, bytes.
-const deadHead = 1 << 20
+// deadHead is how much of a dead letter's value is kept, bytes: what fits a topic that somebody made with Kafka's defaults.
+const deadHead = 512 << 10
 
 // badRecord is a record or message that cannot be taken.
 type badRecord struct {
@@ -53,7 +53,7 @@ func recordOf(m ingest.Message, topic string, received time.Time) (*kgo.Record, 
 		return nil, &badRecord{"topic", err}
 	}
 	r := &kgo.Record{
-		Topic: topic, Key: []byte(tenant + "/" + device), Value: m.Payload, Timestamp: received,
+		Topic: topic, Key: []byte(tenant + "/" + device), Value: m.Payload, // the client dates it, and counts its time limit from there
 		Headers: []kgo.RecordHeader{
 			{Key: HeaderTopic, Value: []byte(m.Topic)},
 			{Key: HeaderReceived, Value: strconv.AppendInt(nil, received.UnixNano(), 10)},
@@ -140,7 +140,7 @@ func header(r *kgo.Record, name string) ([]byte, bool) {
 // deadMessage is the dead letter of a message that becomes no record of the raw topic.
 func deadMessage(m ingest.Message, topic string, received time.Time, cause error) *kgo.Record {
 	return deadRecord(topic, cause, &kgo.Record{
-		Value: m.Payload, Timestamp: received,
+		Value: m.Payload,
 		Headers: []kgo.RecordHeader{
 			{Key: HeaderTopic, Value: cut([]byte(m.Topic), 4<<10)},
 			{Key: HeaderReceived, Value: strconv.AppendInt(nil, received.UnixNano(), 10)},
@@ -154,7 +154,7 @@ func deadRecord(topic string, cause error, r *kgo.Record, from string) *kgo.Reco
 	if b := (*badRecord)(nil); errors.As(cause, &b) {
 		reason = b.reason
 	}
-	d := &kgo.Record{Topic: topic, Key: cut(r.Key, 4<<10), Value: cut(r.Value, deadHead), Timestamp: r.Timestamp}
+	d := &kgo.Record{Topic: topic, Key: cut(r.Key, 4<<10), Value: cut(r.Value, deadHead)}
 	for room := 16 << 10; len(d.Headers) < min(len(r.Headers), 32) && room > 0; {
 		h := r.Headers[len(d.Headers)]
 		h.Key, h.Value = string(cut([]byte(h.Key), 256)), cut(h.Value, 4<<10)
