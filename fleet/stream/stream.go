@@ -56,6 +56,8 @@ type Options struct {
 
 	ClientID string       // in Kafka's logs and quotas; "": waybill-fleet
 	Log      *slog.Logger // nil: nothing is logged
+
+	dialContext func(ctx context.Context, network, address string) (net.Conn, error) // tests cut it; nil: net.Dialer's
 }
 
 // RawTopic is the topic of what vehicles published, as it came.
@@ -159,6 +161,9 @@ func (o *Options) mechanism() sasl.Mechanism {
 func (o *Options) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	if o.dialContext != nil {
+		return o.dialContext(ctx, network, address)
+	}
 	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
 	if o.TLS == nil {
 		return dialer.DialContext(ctx, network, address)

@@ -3,6 +3,7 @@ package deps
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,9 +20,9 @@ type KafkaOptions struct {
 	// Users and their passwords make a second listener, which wants one of them by SASL: PLAIN, SCRAM-SHA-256 or
 	// SCRAM-SHA-512. It is over TLS where there is a certificate.
 	Users map[string]string
-	// Certificate and Key, PEM files (the key as PKCS #8, not encrypted), make the second listener one with TLS. With
+	// Certificate, a PEM file with the key (PKCS #8, not encrypted) before it, makes the second listener one with TLS. With
 	// ClientCA it takes only clients with a certificate by that authority.
-	Certificate, Key, ClientCA string
+	Certificate, ClientCA string
 }
 
 // KafkaNode is one node of Kafka on loopback; Addr is its listener without TLS and names.
@@ -81,6 +82,16 @@ func Kafka(t testing.TB, o KafkaOptions) *KafkaNode {
 		command: func() *exec.Cmd { return exec.Command(java, args...) },
 	}
 	k.run(t)
+	for deadline := time.Now().Add(time.Minute); k.Secure != ""; time.Sleep(20 * time.Millisecond) { // it opens after the first
+		conn, err := net.Dial("tcp", k.Secure)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("kafka does not accept connections on %s: %v", k.Secure, err)
+		}
+	}
 	return k
 }
 
