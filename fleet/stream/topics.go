@@ -76,7 +76,7 @@ type Change struct {
 }
 
 // Init makes the topics that are not there. Of those that are it says what differs, and with alter changes it, where
-// Kafka can. Nothing is ever made smaller or deleted.
+// Kafka can. No topic and no partition is ever deleted; a shorter retention has Kafka delete what is older.
 func Init(ctx context.Context, o Options, t TopicOptions, alter bool) ([]Change, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
