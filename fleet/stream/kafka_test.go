@@ -6,16 +6,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,6 +21,7 @@ import (
 	"time"
 
 	"github.com/waybill-telematics/waybill/fleet/ingest"
+	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/test/deps"
 )
 
@@ -386,49 +381,14 @@ func initTopics(t *testing.T, o Options, want TopicOptions) {
 // authority makes a CA in dir, and by it certificates for 127.0.0.1 and for a client, each with its key in one PEM file.
 func authority(t *testing.T, dir string) (ca, server, client string) {
 	t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	write := func(name string, certificate []byte, k *ecdsa.PrivateKey) string {
-		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
-		if k != nil {
-			private, err := x509.MarshalPKCS8PrivateKey(k)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text = append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), text...)
-		}
+	a := certs.NewAuthority(t, "ca")
+	write := func(name string, text ...[]byte) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, text, 0o600); err != nil {
+		if err := os.WriteFile(path, bytes.Join(text, nil), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	root := key()
-	issue := func(c *x509.Certificate, k *ecdsa.PrivateKey) []byte {
-		b, err := x509.CreateCertificate(rand.Reader, c, template, &k.PublicKey, root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	ca = write("ca.pem", issue(template, root), nil)
-	for i, name := range []string{"server.pem", "client.pem"} {
-		k := key()
-		c := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 2)), Subject: pkix.Name{CommonName: name}, NotBefore: template.NotBefore, NotAfter: template.NotAfter,
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-		path := write(name, issue(c, k), k)
-		if i == 0 {
-			server = path
-		} else {
-			client = path
-		}
-	}
-	return ca, server, client
+	s, c := a.Leaf("kafka"), a.Leaf("fleet")
+	return write("ca.pem", a.CertPEM()), write("server.pem", s.KeyPEM(), s.CertPEM()), write("client.pem", c.KeyPEM(), c.CertPEM())
 }
