@@ -398,25 +398,12 @@ func (c *Consumer) release(partitions []int32, wait time.Duration) {
 	for _, w := range list {
 		w.stop()
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	for _, w := range list {
-		select {
-		case <-w.done:
-		case <-timer.C:
-			for _, w := range list {
-				w.cancel()
-			}
-			timer.Reset(time.Second) // to break off takes a moment; what takes longer is fenced by its position
-			select {
-			case <-w.done:
-			case <-timer.C:
-			}
-			timer.Reset(0)
-		}
-	}
+	ended := awaitWorkers(list, wait)
 	for _, w := range list {
 		w.cancel()
+	}
+	if !ended {
+		awaitWorkers(list, time.Second) // to break off takes a moment; what takes longer is fenced by its position
 	}
 	if wait > 0 {
 		ctx, cancel := context.WithTimeout(c.base, leaveTimeout)
@@ -424,6 +411,20 @@ func (c *Consumer) release(partitions []int32, wait time.Duration) {
 		c.tellOf(ctx, list)
 	}
 	c.o.Log.Info("partitions let go", "topic", c.topic, "partitions", partitions)
+}
+
+// awaitWorkers says whether all ended within the time.
+func awaitWorkers(list []*worker, within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	for _, w := range list {
+		select {
+		case <-w.done:
+		case <-timer.C:
+			return false
+		}
+	}
+	return true
 }
 
 // tell tells Kafka the positions, from time to time.

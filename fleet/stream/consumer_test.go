@@ -175,7 +175,7 @@ func TestConsumerSurvivesTheStore(t *testing.T) {
 		return nil
 	}
 	c, _ := startConsumer(t, ConsumerOptions{Options: o}, s)
-	for range 6 {
+	for range 4 {
 		send(t, p, sent, 4, 1)
 		eventually(t, "all taken", func() bool { return s.count() == total(sent) })
 	}
