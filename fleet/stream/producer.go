@@ -74,6 +74,7 @@ func NewProducer(o ProducerOptions) (*Producer, error) {
 		kgo.ProducerBatchCompression(compression), kgo.ProducerBatchMaxBytes(MaxRecord),
 		kgo.RecordDeliveryTimeout(o.Timeout), kgo.ProduceRequestTimeout(o.Timeout),
 		kgo.ProducerLinger(time.Millisecond), // a group is handed over in less
+		kgo.MaxBufferedRecords(1<<20),        // handing over never waits: what is buffered is bounded by the callers' groups
 	)
 	if err != nil {
 		return nil, err

@@ -127,7 +127,8 @@ func (o *Options) client(more ...kgo.Opt) (*kgo.Client, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Brokers...), kgo.ClientID(id), kgo.SoftwareNameAndVersion("waybill-fleet", "1"),
 		kgo.Dialer(o.dial), kgo.RequestTimeoutOverhead(requestTimeout), kgo.DisableClientMetrics(), kgo.WithLogger(clientLog{o.logger()}),
-		kgo.MetadataMinAge(250 * time.Millisecond),
+		// A topic that is made later, and partitions that are added, are found within half a minute.
+		kgo.MetadataMinAge(250 * time.Millisecond), kgo.MetadataMaxAge(30 * time.Second),
 		// Half a second is enough to spare a broker that starts, and little against how long one is away.
 		kgo.RetryBackoffFn(func(n int) time.Duration { return min(500*time.Millisecond, 20*time.Millisecond<<min(n, 8)) }),
 	}
