@@ -30,7 +30,7 @@ cross: ## build the agent for the vehicles into dist/ and check that it is stati
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags system ./test/... ./uplink/doctor ./fleet/postgres ./fleet/ingest ./cmd/fleet
+	go vet -tags system ./test/... ./uplink/doctor ./fleet/postgres ./fleet/ingest ./cmd/fleet ./fleet/stream
 	GOARCH=arm64 go vet $(VEHICLE)
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
@@ -45,7 +45,7 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: cross ## the agent on guest kernels with CAN, some of them on emulated hardware; brokers of other makers
-	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./test/vm
+	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/vm
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s

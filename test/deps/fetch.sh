@@ -28,6 +28,7 @@ spec() {
     hocon)        echo "maven com.typesafe:config:1.4.3" ;;
     postgresql)   echo "closure postgresql-15 postgresql-client-15 postgresql-client-common" ;;
     hivemq)       echo "maven com.hivemq:hivemq-community-edition-embedded:2025.5" ;;
+    kafka)        echo "maven org.apache.kafka:kafka_2.13:4.1.1 org.slf4j:slf4j-simple:1.7.36" ;;
     java)         echo "java openjdk-17-jdk-headless openjdk-17-jre-headless" ;;
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
