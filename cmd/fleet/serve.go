@@ -34,6 +34,7 @@ type serveFlags struct {
 	json                         bool
 	every                        time.Duration
 	retry                        time.Duration
+	http                         httpFlags
 }
 
 func serveCommand() *cobra.Command {
@@ -76,6 +77,7 @@ object per interval:
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
+	f.http.add(cmd)
 	return cmd
 }
 
@@ -87,6 +89,10 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	o.Log = log
+	httpOptions, err := f.http.options(f.tenant, log)
+	if err != nil {
+		return cli.UsageError(err)
+	}
 	s, err := store.Open(ctx, f.db, store.Options{Rand: rand.Reader, Log: log})
 	if err != nil {
 		if errors.Is(err, store.ErrLocked) {
@@ -108,28 +114,49 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		defer stop()
 	}
+	if httpOptions != nil {
+		httpOptions.Send = receiver.Send
+	}
+	over, listener, err := f.http.server(ctx, httpOptions, ingester)
+	if err != nil {
+		s.Close()
+		return err
+	}
+	counts := func() ingest.Counts {
+		c := receiver.Counts()
+		if over != nil {
+			c.Add(over.Counts().Counts)
+		}
+		return c
+	}
 	status := &statusLine{out: stdout, json: f.json, live: isTerminal(stdout)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver) }) })
+	var httpErr error // once tasks are done
+	tasks.Go(func() {
+		status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver.Connected(), counts()) })
+	})
 	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
 	var metricsErr error
 	if f.metrics != "" {
-		m := &fleetMetrics{store: s, counts: receiver.Counts, connected: receiver.Connected, now: time.Now, log: log}
+		m := &fleetMetrics{store: s, counts: counts, connected: receiver.Connected, now: time.Now, log: log}
 		tasks.Go(func() {
 			if metricsErr = serveMetrics(ctx, f.metrics, m, log); metricsErr != nil {
 				cancel()
 			}
 		})
 	}
+	if over != nil {
+		tasks.Go(func() { httpErr = over.Run(ctx, listener); cancel() })
+	}
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
 	err = errors.Join(err, metricsErr)
-	status.print(statusOf(s, receiver))
+	status.print(statusOf(s, receiver.Connected(), counts()))
 	status.end()
-	return errors.Join(err, s.Close())
+	return errors.Join(err, httpErr, s.Close())
 }
 
 // receiver checks the flags and makes options of them.
@@ -184,10 +211,10 @@ type serveStatus struct {
 	Devices    int64     `json:"devices"`
 }
 
-func statusOf(s store.Store, r *ingest.Receiver) serveStatus {
-	t, c := s.Totals(), r.Counts()
+func statusOf(s store.Store, connected bool, c ingest.Counts) serveStatus {
+	t := s.Totals()
 	return serveStatus{
-		Time: time.Now().UTC(), Connected: r.Connected(), Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
+		Time: time.Now().UTC(), Connected: connected, Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
 		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
 	}
 }

@@ -73,6 +73,7 @@ type ReceiverOptions struct {
 type Receiver struct {
 	o         ReceiverOptions
 	apply     Applier
+	outgoing  chan outgoing
 	connected atomic.Bool
 	mu        sync.Mutex // guards counts
 	counts    Counts
@@ -109,7 +110,7 @@ func NewReceiver(o ReceiverOptions, a Applier) (*Receiver, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	return &Receiver{o: o, apply: a}, nil
+	return &Receiver{o: o, apply: a, outgoing: make(chan outgoing)}, nil
 }
 
 // Filter is the subscription.
@@ -294,6 +295,13 @@ func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan
 			continue
 		case m := <-incoming:
 			group = gather(m, incoming)
+		case o := <-r.outgoing:
+			err := receipts.sendAll(ctx, o.replies)
+			o.done <- err
+			if err != nil {
+				return progress, fmt.Errorf("receipt: %w", err)
+			}
+			continue
 		}
 		messages := make([]Message, len(group))
 		for i, m := range group {
@@ -308,10 +316,8 @@ func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan
 		r.mu.Lock()
 		r.counts.Add(counts)
 		r.mu.Unlock()
-		for _, reply := range replies {
-			if err := receipts.send(ctx, reply); err != nil {
-				return progress, fmt.Errorf("receipt: %w", err)
-			}
+		if err := receipts.sendAll(ctx, replies); err != nil {
+			return progress, fmt.Errorf("receipt: %w", err)
 		}
 		for _, m := range group {
 			m.Ack()
@@ -338,6 +344,15 @@ func gather(first mqtt.Message, incoming <-chan mqtt.Message) []mqtt.Message {
 type receiptFIFO struct {
 	client  mqtt.Client
 	pending []mqtt.Token
+}
+
+func (f *receiptFIFO) sendAll(ctx context.Context, replies []Reply) error {
+	for _, r := range replies {
+		if err := f.send(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *receiptFIFO) send(ctx context.Context, r Reply) error {
