@@ -35,6 +35,7 @@ type serveFlags struct {
 	every                        time.Duration
 	retry                        time.Duration
 	http                         httpFlags
+	deviceSamples                float64
 }
 
 func serveCommand() *cobra.Command {
@@ -49,6 +50,8 @@ fails, the connection is dropped and the broker sends them again. One line says 
 object per interval:
 
   payloads, duplicates, rejected, malformed   since the start
+  limited, deferred                           likewise: what a device may not have more of, or not so fast; not confirmed
+  offenders                                   likewise: the devices of which most was refused
   wanted                                      likewise: batches that vehicles were asked for after a restore
   batches, samples, parked, losses, devices   in the store
   gaps                                        sequence numbers that never came and that nothing accounts for`,
@@ -77,6 +80,7 @@ object per interval:
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
+	flags.Float64Var(&f.deviceSamples, "device-samples", 200_000, "samples a second that one device may have stored, lasting; what is above gets no receipt and comes again (0: any number)")
 	f.http.add(cmd)
 	return cmd
 }
@@ -100,7 +104,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		return err
 	}
-	ingester := ingest.New(ingest.Options{Log: log}, s)
+	ingester := ingest.New(ingest.Options{Log: log, DeviceSamples: f.deviceSamples}, s)
 	receiver, err := ingest.NewReceiver(o, ingester)
 	if err != nil {
 		s.Close()
@@ -135,7 +139,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	var tasks sync.WaitGroup
 	var httpErr error // once tasks are done
 	tasks.Go(func() {
-		status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver.Connected(), counts()) })
+		status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)) })
 	})
 	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
 	var metricsErr error
@@ -154,7 +158,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	cancel()
 	tasks.Wait()
 	err = errors.Join(err, metricsErr)
-	status.print(statusOf(s, receiver.Connected(), counts()))
+	status.print(statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)))
 	status.end()
 	return errors.Join(err, httpErr, s.Close())
 }
@@ -205,17 +209,24 @@ type serveStatus struct {
 	Parked     int64     `json:"parked"`
 	Rejected   uint64    `json:"rejected"`
 	Malformed  uint64    `json:"malformed"`
+	Limited    uint64    `json:"limited"`
+	Deferred   uint64    `json:"deferred"`
 	Wanted     uint64    `json:"wanted"`
 	Gaps       uint64    `json:"gaps"`
 	Losses     int64     `json:"losses"`
 	Devices    int64     `json:"devices"`
+
+	Offenders []ingest.Offender `json:"offenders,omitempty"`
 }
 
-func statusOf(s store.Store, connected bool, c ingest.Counts) serveStatus {
+// maxShown is how many offenders a status line names.
+const maxShown = 5
+
+func statusOf(s store.Store, connected bool, c ingest.Counts, offenders []ingest.Offender) serveStatus {
 	t := s.Totals()
 	return serveStatus{
 		Time: time.Now().UTC(), Connected: connected, Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
-		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
+		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Limited: c.Limited, Deferred: c.Deferred, Offenders: offenders, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
 	}
 }
 
