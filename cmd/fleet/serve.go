@@ -35,6 +35,7 @@ type serveFlags struct {
 	every                        time.Duration
 	retry                        time.Duration
 	http                         httpFlags
+	slots                        slotFlags
 	deviceSamples                float64
 }
 
@@ -81,6 +82,7 @@ object per interval:
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
 	flags.Float64Var(&f.deviceSamples, "device-samples", 200_000, "samples a second that one device may have stored, lasting; what is above gets no receipt and comes again (0: any number)")
+	f.slots.add(cmd)
 	f.http.add(cmd)
 	return cmd
 }
@@ -105,7 +107,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		return err
 	}
 	ingester := ingest.New(ingest.Options{Log: log, DeviceSamples: f.deviceSamples}, s)
-	receiver, err := ingest.NewReceiver(o, ingester)
+	receiver, leave, err := f.slots.source(o, ingester)
 	if err != nil {
 		s.Close()
 		return cli.UsageError(err)
@@ -160,7 +162,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	err = errors.Join(err, metricsErr)
 	status.print(statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)))
 	status.end()
-	return errors.Join(err, httpErr, s.Close())
+	return errors.Join(err, httpErr, leave(), s.Close())
 }
 
 // receiver checks the flags and makes options of them.
@@ -191,8 +193,11 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	if err := f.checkBroker(); err != nil {
 		return o, err
 	}
+	if err := f.slots.check(); err != nil {
+		return o, err
+	}
 	o = ingest.ReceiverOptions{
-		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry,
+		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry, Share: f.slots.share,
 		Credentials: f.credentials(), TLS: f.tls(),
 	}
 	return o, o.Check()

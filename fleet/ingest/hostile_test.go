@@ -161,8 +161,14 @@ func TestHostileClients(t *testing.T) {
 			c.take(honest.message(control, nil, honest.catalogueBatch()))
 			before := c.s.Totals()
 			var all Counts
+			var waiting []Message
 			for round := range test.rounds {
-				replies, counts, err := c.Apply(context.Background(), test.attack(v, round))
+				waiting = append(waiting, test.attack(v, round)...)
+				if round%10 < 9 {
+					continue
+				}
+				replies, counts, err := c.Apply(context.Background(), waiting)
+				waiting = nil
 				if err != nil {
 					t.Fatalf("round %d: %v: the broker would send it again for ever", round, err)
 				}
@@ -254,7 +260,7 @@ func TestParkedAtTheVehicleAndTakenLater(t *testing.T) {
 // A payload of some kilobytes that holds millions of samples is held in memory one batch at a time.
 func TestBombOfSamples(t *testing.T) {
 	c, v := newCloud(t), newVehicle(t, "car-1")
-	const each = 200_000
+	const each = 100_000
 	var batches [][]byte
 	size := 0
 	for range 12 {
