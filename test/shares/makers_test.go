@@ -17,7 +17,7 @@ import (
 )
 
 func TestMosquitto(t *testing.T) {
-	share(t, deps.Mosquitto(t, deps.MosquittoOptions{Config: []string{"log_type none", "log_type error", "log_type warning"}}))
+	share(t, deps.Mosquitto(t, deps.MosquittoOptions{Config: []string{"log_type none", "log_type error", "log_type warning"}}), slots)
 }
 
 // Mosquitto 2.0.11 gives a member that is away its share, acknowledges it to the vehicle, and drops what passes its queue. Receipts
@@ -44,7 +44,7 @@ func TestMosquittoSwallowsForAMemberThatIsAway(t *testing.T) {
 	defer run(0)()
 	run(1)() // it was there, and is away
 	f.drive()
-	f.collect(30)
+	f.collect(8)
 	f.wait("Mosquitto drops what it has acknowledged", func() bool {
 		log, err := os.ReadFile(filepath.Join(b.Dir, "mosquitto.log"))
 		return err == nil && strings.Contains(string(log), "being dropped for client fleet-1")
@@ -53,7 +53,7 @@ func TestMosquittoSwallowsForAMemberThatIsAway(t *testing.T) {
 	f.arrived()
 }
 
-func TestHiveMQ(t *testing.T) { share(t, deps.HiveMQ(t, "")) }
+func TestHiveMQ(t *testing.T) { share(t, deps.HiveMQ(t, ""), 2) }
 
 // RabbitMQ has no shared subscriptions and does not say so in MQTT 3.1.1: it would grant one, and nothing would ever come.
 func TestRabbitMQ(t *testing.T) {
