@@ -45,7 +45,7 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: cross ## the agent on guest kernels with CAN, some of them on emulated hardware; brokers of other makers
-	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/vm
+	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/shares ./test/vm
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s

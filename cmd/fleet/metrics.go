@@ -100,6 +100,8 @@ func (m *fleetMetrics) figures() []figure {
 		{"duplicates_total", "Batches that were there already, since the start.", counter, float64(c.Duplicates)},
 		{"rejected_total", "Batches rejected, since the start: malformed inside, in conflict, or foreign.", counter, float64(c.Rejected)},
 		{"malformed_total", "Payloads and batches of which nothing can be said, since the start.", counter, float64(c.Malformed)},
+		{"limited_total", "What a device may not have more of, since the start: not stored, not confirmed.", counter, float64(c.Limited)},
+		{"deferred_total", "Batches of devices that send samples too fast, since the start: not stored, not confirmed.", counter, float64(c.Deferred)},
 		{"unparked_total", "Batches that had waited for their catalogue and were decoded, since the start.", counter, float64(c.Unparked)},
 		{"retimed_total", "Samples dated again by a better clock record, since the start.", counter, float64(c.Retimed)},
 		{"wanted_total", "Batches that vehicles were asked for after a restore, since the start.", counter, float64(c.Wanted)},

@@ -34,6 +34,9 @@ type serveFlags struct {
 	json                         bool
 	every                        time.Duration
 	retry                        time.Duration
+	http                         httpFlags
+	slots                        slotFlags
+	deviceSamples                float64
 }
 
 func serveCommand() *cobra.Command {
@@ -48,6 +51,8 @@ fails, the connection is dropped and the broker sends them again. One line says 
 object per interval:
 
   payloads, duplicates, rejected, malformed   since the start
+  limited, deferred                           likewise: what a device may not have more of, or not so fast; not confirmed
+  offenders                                   likewise: the devices of which most was refused
   wanted                                      likewise: batches that vehicles were asked for after a restore
   batches, samples, parked, losses, devices   in the store
   gaps                                        sequence numbers that never came and that nothing accounts for`,
@@ -76,6 +81,9 @@ object per interval:
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
+	flags.Float64Var(&f.deviceSamples, "device-samples", 200_000, "samples a second that one device may have stored, lasting; what is above gets no receipt and comes again (0: any number)")
+	f.slots.add(cmd)
+	f.http.add(cmd)
 	return cmd
 }
 
@@ -87,6 +95,10 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	o.Log = log
+	httpOptions, err := f.http.options(f.tenant, log)
+	if err != nil {
+		return cli.UsageError(err)
+	}
 	s, err := openStore(ctx, storeFlags{f.db, f.dbPasswordFile}, false, false, log)
 	if err != nil {
 		if errors.Is(err, store.ErrLocked) {
@@ -94,8 +106,8 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		return err
 	}
-	ingester := ingest.New(ingest.Options{Log: log}, s)
-	receiver, err := ingest.NewReceiver(o, ingester)
+	ingester := ingest.New(ingest.Options{Log: log, DeviceSamples: f.deviceSamples}, s)
+	receiver, leave, err := f.slots.source(o, ingester)
 	if err != nil {
 		s.Close()
 		return cli.UsageError(err)
@@ -108,28 +120,49 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		defer stop()
 	}
+	if httpOptions != nil {
+		httpOptions.Send = receiver.Send
+	}
+	over, listener, err := f.http.server(ctx, httpOptions, ingester)
+	if err != nil {
+		s.Close()
+		return err
+	}
+	counts := func() ingest.Counts {
+		c := receiver.Counts()
+		if over != nil {
+			c.Add(over.Counts().Counts)
+		}
+		return c
+	}
 	status := &statusLine{out: stdout, json: f.json, live: isTerminal(stdout)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver) }) })
+	var httpErr error // once tasks are done
+	tasks.Go(func() {
+		status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)) })
+	})
 	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
 	var metricsErr error
 	if f.metrics != "" {
-		m := &fleetMetrics{store: s, counts: receiver.Counts, connected: receiver.Connected, now: time.Now, log: log}
+		m := &fleetMetrics{store: s, counts: counts, connected: receiver.Connected, now: time.Now, log: log}
 		tasks.Go(func() {
 			if metricsErr = serveMetrics(ctx, f.metrics, m, log); metricsErr != nil {
 				cancel()
 			}
 		})
 	}
+	if over != nil {
+		tasks.Go(func() { httpErr = over.Run(ctx, listener); cancel() })
+	}
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
 	err = errors.Join(err, metricsErr)
-	status.print(statusOf(s, receiver))
+	status.print(statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)))
 	status.end()
-	return errors.Join(err, s.Close())
+	return errors.Join(err, httpErr, leave(), s.Close())
 }
 
 // receiver checks the flags and makes options of them.
@@ -160,8 +193,11 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	if err := f.checkBroker(); err != nil {
 		return o, err
 	}
+	if err := f.slots.check(); err != nil {
+		return o, err
+	}
 	o = ingest.ReceiverOptions{
-		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry,
+		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry, Share: f.slots.share,
 		Credentials: f.credentials(), TLS: f.tls(),
 	}
 	return o, o.Check()
@@ -178,17 +214,24 @@ type serveStatus struct {
 	Parked     int64     `json:"parked"`
 	Rejected   uint64    `json:"rejected"`
 	Malformed  uint64    `json:"malformed"`
+	Limited    uint64    `json:"limited"`
+	Deferred   uint64    `json:"deferred"`
 	Wanted     uint64    `json:"wanted"`
 	Gaps       uint64    `json:"gaps"`
 	Losses     int64     `json:"losses"`
 	Devices    int64     `json:"devices"`
+
+	Offenders []ingest.Offender `json:"offenders,omitempty"`
 }
 
-func statusOf(s store.Store, r *ingest.Receiver) serveStatus {
-	t, c := s.Totals(), r.Counts()
+// maxShown is how many offenders a status line names.
+const maxShown = 5
+
+func statusOf(s store.Store, connected bool, c ingest.Counts, offenders []ingest.Offender) serveStatus {
+	t := s.Totals()
 	return serveStatus{
-		Time: time.Now().UTC(), Connected: r.Connected(), Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
-		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
+		Time: time.Now().UTC(), Connected: connected, Payloads: c.Payloads, Batches: t.Batches, Samples: t.Samples,
+		Duplicates: c.Duplicates, Parked: t.Parked, Rejected: c.Rejected, Malformed: c.Malformed, Limited: c.Limited, Deferred: c.Deferred, Offenders: offenders, Wanted: c.Wanted, Gaps: t.Gaps, Losses: t.Losses, Devices: t.Devices,
 	}
 }
 

@@ -375,6 +375,11 @@ func TestUsage(t *testing.T) {
 		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--ca", "x"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--every", "0s"},
 		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--tenant", "a/b"}, {"serve", "--db", db, "--broker", "http://127.0.0.1:1"},
 		{"ls"}, {"samples", "--db", db, "--from", "yesterday"}, {"nonsense"}, {"gaps", "--db", db, "extra"}, {"ls", "--nonsense"}, {"restored"},
+		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--slots", "0-3"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--share", "g", "--slots", "3-0"},
+		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--share", "g", "--slots", "auto"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--share", "a/b"},
+		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--share", "g", "--slots", "auto", "--slot-count", "4"},
+		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--http-tokens", "x"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--http", "0.0.0.0:8080"},
+		{"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--http", "127.0.0.1:0", "--http-cert", "x"}, {"serve", "--db", db, "--broker", "tcp://127.0.0.1:1", "--http", "127.0.0.1:0", "--http-tokens", db},
 	} {
 		if text, code := run(args...); code != cli.Usage {
 			t.Errorf("%v: exit code %d, want %d: %s", args, code, cli.Usage, text)

@@ -1,9 +1,12 @@
 package ingest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/waybill-telematics/waybill/fleet/store"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -14,15 +17,28 @@ func (a *application) batch(b *openedBatch) error {
 	if b.broken != nil {
 		// Without a checksum that holds there is no name to answer to. The vehicle sends it again, and sets it aside
 		// when it comes to nothing.
-		a.counts.Malformed++
+		a.malformed()
 		return a.deadLetter("malformed", b.broken, a.bytesOf(b))
 	}
 	if b.tenant != a.tenant || b.device != a.name {
-		a.counts.Rejected++
+		a.reject()
 		a.ranges.add(b.row.Key, b.row.CRC, rejected("foreign: the batch names another device than its topic"))
 		return a.deadLetter("foreign", fmt.Errorf("a batch of %s/%s came on the topic of %s/%s", b.tenant, b.device, a.tenant, a.name), a.bytesOf(b))
 	}
+	if b.row.Samples > 0 && b.row.Lane != telemetrypb.Lane_LANE_CONTROL && !a.watch.admits(a.device, a.now) {
+		a.counts.Deferred++
+		a.offender().Deferred++
+		return nil // without a receipt it comes again
+	}
+	if b.late { // decoded now, and let go of behind it
+		whole := openSealed(b.bytes, nil)
+		b = &whole
+	}
 	catalogue, err := a.prepare(b)
+	if errors.Is(err, store.ErrLimit) {
+		a.full(b, err.Error())
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -35,10 +51,13 @@ func (a *application) batch(b *openedBatch) error {
 		a.counts.Duplicates++
 		a.ranges.add(b.row.Key, b.row.CRC, verdictOf(put))
 		return nil
+	case store.OutcomeFull:
+		a.full(b, put.Reason)
+		return nil
 	case store.OutcomeConflict:
 		// Two different batches under one name: a queue was restored from a copy, or two vehicles share an id. The
 		// first stands. The reason asks for a new epoch.
-		a.counts.Rejected++
+		a.reject()
 		a.log.Error("conflict: a key came with other bytes than the first time; the vehicle must begin a new epoch",
 			"tenant", a.tenant, "device", a.name, "epoch", fmt.Sprintf("%016x", b.row.Epoch), "lane", b.row.Lane, "seq", b.row.Seq)
 		a.ranges.add(b.row.Key, b.row.CRC, rejected(telemetrypb.ReasonConflict+": another batch has this seq; begin a new epoch"))
@@ -51,7 +70,7 @@ func (a *application) batch(b *openedBatch) error {
 		a.counts.Parked++
 		return nil
 	case store.StateRejected:
-		a.counts.Rejected++
+		a.reject()
 		return a.deadLetter("malformed", b.inside, a.bytesOf(b))
 	case store.StateSuperseded:
 		return nil
@@ -60,6 +79,18 @@ func (a *application) batch(b *openedBatch) error {
 		return a.records(put.ID, b)
 	}
 	return a.samples(put.ID, b, catalogue)
+}
+
+// full answers for a batch that the store has no room for: the vehicle keeps it. Nothing of it is stored here, so that it is
+// no dead letter either.
+func (a *application) full(b *openedBatch, reason string) {
+	a.counts.Limited++
+	a.offender().Limited++
+	v := verdict{verdict: telemetrypb.Verdict_VERDICT_PARKED, reason: reason}
+	if b.row.State == store.StateParked && b.row.Reason == store.ReasonCatalogue {
+		v.want = bytes.Clone(b.row.Catalogue[:])
+	}
+	a.ranges.add(b.row.Key, b.row.CRC, v)
 }
 
 // prepare settles the state in which a batch goes in, and looks its catalogue up.
@@ -86,6 +117,11 @@ func (a *application) prepare(b *openedBatch) (*store.Catalogue, error) {
 	if b.inside != nil {
 		b.row.State, b.row.Reason = store.StateRejected, rejection(b.inside)
 		return nil, nil
+	}
+	if b.row.Form == store.FormPlain {
+		if err := a.nameSignals(b.plain, catalogue); err != nil {
+			return nil, err
+		}
 	}
 	if len(b.row.Supersedes) > 0 {
 		all, err := a.tx.AllStored(a.device, b.row.Epoch, b.row.Lane, b.row.Supersedes)
@@ -124,30 +160,63 @@ func (a *application) samples(batch int64, b *openedBatch, c *store.Catalogue) e
 	if err != nil {
 		return err
 	}
-	var rows []store.Row
+	stored := uint64(len(b.plain) + len(b.samples))
 	if b.row.Form == store.FormPlain {
-		rows, err = a.plainRows(b.plain, c, clock)
-	} else {
-		rows = columnRows(b.samples, c, clock)
+		rows, err := a.plainRows(b.plain, c, clock)
+		if err != nil {
+			return err
+		}
+		if err := a.tx.PutSamples(batch, rows); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
+	for from := 0; from < len(b.samples); from += rowsAtOnce {
+		part := b.samples[from:min(from+rowsAtOnce, len(b.samples))]
+		if err := a.tx.PutSamples(batch, columnRows(part, uint32(from), c, clock)); err != nil {
+			return err
+		}
 	}
-	if err := a.tx.PutSamples(batch, rows); err != nil {
-		return err
-	}
+	a.watch.charge(a.device, int(stored), a.now)
 	gone, err := a.tx.Yield(a.device, batch, &b.row)
-	a.counts.Samples += uint64(len(rows)) - min(gone, uint64(len(rows)))
+	a.counts.Samples += stored - min(gone, stored)
 	return err
 }
 
-// columnRows makes rows of decoded samples; every signal is in c.
-func columnRows(samples []telemetrypb.Sample, c *store.Catalogue, clock *telemetrypb.ClockRecord) []store.Row {
+// nameSignals makes the signals of a plain batch that its catalogue does not know, ahead of the batch: there may be no room.
+func (a *application) nameSignals(samples []*telemetrypb.PlainSample, c *store.Catalogue) error {
+	for _, s := range samples {
+		if c != nil {
+			if _, known := c.ByName[s.GetName()]; known {
+				continue
+			}
+		}
+		if err := a.nameSignal(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nameSignal finds the row of a signal that came by name, once a message.
+func (a *application) nameSignal(s *telemetrypb.PlainSample) error {
+	key := [2]string{s.GetName(), s.GetUnit()}
+	if a.named[key] != 0 {
+		return nil
+	}
+	row, err := a.tx.NamedSignal(a.device, s.GetName(), s.GetUnit())
+	if err == nil {
+		a.named[key] = row
+	}
+	return err
+}
+
+// columnRows makes rows of decoded samples, of which the first has this index; every signal is in c.
+func columnRows(samples []telemetrypb.Sample, first uint32, c *store.Catalogue, clock *telemetrypb.ClockRecord) []store.Row {
 	rows := make([]store.Row, len(samples))
 	for i, s := range samples {
 		signal := c.ByID[s.Signal]
 		rows[i] = store.Row{
-			Index: uint32(i), Signal: signal.Row, BootNS: s.Time, Time: dateBy(clock, s.Time),
+			Index: first + uint32(i), Signal: signal.Row, BootNS: s.Time, Time: dateBy(clock, s.Time),
 			Raw: store.RawOf(s), Value: store.ValueOf(s, signal.Spec.GetScale(), signal.Spec.GetOffset()),
 		}
 	}
@@ -158,7 +227,6 @@ func columnRows(samples []telemetrypb.Sample, c *store.Catalogue, clock *telemet
 // would have made; without it they stand under their names.
 func (a *application) plainRows(samples []*telemetrypb.PlainSample, c *store.Catalogue, clock *telemetrypb.ClockRecord) ([]store.Row, error) {
 	rows := make([]store.Row, len(samples))
-	named := map[[2]string]int64{}
 	for i, s := range samples {
 		r := store.Row{Index: s.GetIndex(), BootNS: s.GetBootNs(), Time: dateBy(clock, s.GetBootNs())}
 		if clock == nil && s.GetTimeSource() != telemetrypb.TimeSource_TIME_SOURCE_NONE {
@@ -173,15 +241,10 @@ func (a *application) plainRows(samples []*telemetrypb.PlainSample, c *store.Cat
 			r.Signal = signal.Row
 			r.Raw, r.Value = rawOfPlain(s, signal.Spec)
 		} else {
-			key := [2]string{s.GetName(), s.GetUnit()}
-			if named[key] == 0 {
-				row, err := a.tx.NamedSignal(a.device, s.GetName(), s.GetUnit())
-				if err != nil {
-					return nil, err
-				}
-				named[key] = row
+			if err := a.nameSignal(s); err != nil {
+				return nil, err
 			}
-			r.Signal, r.Label = named[key], s.GetLabel()
+			r.Signal, r.Label = a.named[[2]string{s.GetName(), s.GetUnit()}], s.GetLabel()
 			r.Raw, r.Value = rawOfPlain(s, nil)
 		}
 		rows[i] = r
@@ -264,6 +327,10 @@ func (a *application) records(batch int64, b *openedBatch) error {
 		case r.GetResult() != nil:
 			err = a.tx.PutResult(a.device, r.GetResult(), a.now)
 		}
+		if errors.Is(err, store.ErrLimit) {
+			bytes, _ := proto.Marshal(r) // it came from bytes
+			err = a.limited(err, bytes)
+		}
 		if err != nil {
 			return fmt.Errorf("record %d: %w", i, err)
 		}
@@ -294,10 +361,10 @@ func (a *application) catalogue(p *telemetrypb.CataloguePart) error {
 
 // unpark decides about a batch that has waited for c.
 func (a *application) unpark(p store.Parked, c *store.Catalogue) error {
-	b := openSealed(p.Bytes)
+	b := openSealed(p.Bytes, nil)
 	a.counts.Unparked++
 	if err := errors.Join(b.broken, b.inside, inCatalogue(b.samples, c)); err != nil {
-		a.counts.Rejected++
+		a.reject()
 		a.ranges.addAlone(p.Key, p.CRC, rejected(rejection(err)))
 		if err := a.tx.Settle(p.ID, store.StateRejected, rejection(err)); err != nil {
 			return err

@@ -33,16 +33,21 @@ func checkClock(c *telemetrypb.ClockRecord) error {
 
 // retime does a bounded part of the work that a new record leaves. New samples of the boot are dated by it at once, so
 // in the end all are, whichever comes first.
-func (g *Ingester) retime(tx store.Tx, r store.Retiming, c *telemetrypb.ClockRecord, counts *Counts) error {
-	n, done, err := tx.Retime(r.Device, r.Boot, g.retimeSamples, func(bootNS int64) store.Time { return dateBy(c, bootNS) })
+func (g *Ingester) retime(tx store.Tx, r store.Retiming, most int, c *telemetrypb.ClockRecord, counts *Counts) (done bool, err error) {
+	n, done, err := tx.Retime(r.Device, r.Boot, most, func(bootNS int64) store.Time { return dateBy(c, bootNS) })
 	counts.Retimed += uint64(n)
 	if err == nil && !done {
-		select {
-		case g.left <- struct{}{}:
-		default:
-		}
+		g.remind()
 	}
-	return err
+	return done, err
+}
+
+// remind has Run look for samples to date again.
+func (g *Ingester) remind() {
+	select {
+	case g.left <- struct{}{}:
+	default:
+	}
 }
 
 // Retime dates again a bounded part of what is left, in one transaction, and says whether there may be more.
@@ -57,7 +62,8 @@ func (g *Ingester) Retime(ctx context.Context) (more bool, counts Counts, err er
 		if err != nil {
 			return err
 		}
-		return g.retime(tx, r, c, &counts)
+		_, err = g.retime(tx, r, g.retimeSamples, c, &counts)
+		return err
 	})
 	return more, counts, err
 }

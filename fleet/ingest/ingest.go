@@ -28,6 +28,9 @@ type Options struct {
 	// RetimeSamples is about how many samples one transaction dates again for one clock record; 0: 50,000. Run does what
 	// is left.
 	RetimeSamples int
+	// DeviceSamples is how many samples a second one device may have stored, lasting; it may send what is due of a minute at
+	// once. A batch above that gets no receipt, and comes again. 0: any number.
+	DeviceSamples float64
 }
 
 // Message is one publish.
@@ -52,6 +55,8 @@ type Counts struct {
 	Unparked   uint64 // batches that had waited
 	Rejected   uint64 // batches: malformed inside, in conflict, or foreign
 	Malformed  uint64 // payloads, or batches in them, that nothing can be said about
+	Limited    uint64 // devices, batches, records that the store has no room for (store.Limits): not stored, not confirmed
+	Deferred   uint64 // batches above Options.DeviceSamples: likewise
 	Retimed    uint64 // samples
 	Wanted     uint64 // batches that vehicles were asked for, those that are on their way included
 }
@@ -66,6 +71,8 @@ func (c *Counts) Add(d Counts) {
 	c.Unparked += d.Unparked
 	c.Rejected += d.Rejected
 	c.Malformed += d.Malformed
+	c.Limited += d.Limited
+	c.Deferred += d.Deferred
 	c.Retimed += d.Retimed
 	c.Wanted += d.Wanted
 }
@@ -76,6 +83,7 @@ type Ingester struct {
 	now   func() time.Time
 	log   *slog.Logger
 
+	watch         *watch
 	retimeSamples int
 	left          chan struct{} // capacity 1: there may be samples to date again
 }
@@ -91,7 +99,7 @@ func New(o Options, s store.Store) *Ingester {
 	if o.RetimeSamples <= 0 {
 		o.RetimeSamples = 50_000
 	}
-	g := &Ingester{store: s, now: o.Now, log: o.Log, retimeSamples: o.RetimeSamples, left: make(chan struct{}, 1)}
+	g := &Ingester{watch: newWatch(o.DeviceSamples), store: s, now: o.Now, log: o.Log, retimeSamples: o.RetimeSamples, left: make(chan struct{}, 1)}
 	g.left <- struct{}{} // by the process before this one, perhaps
 	return g
 }
@@ -101,16 +109,20 @@ func New(o Options, s store.Store) *Ingester {
 // again. Bad messages are no error: they are kept as dead letters.
 func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Counts, error) {
 	opened := make([]opened, len(messages))
+	ahead := decodeAhead
 	for i, m := range messages {
-		opened[i] = open(m)
+		opened[i] = open(m, &ahead)
 	}
 	var replies []Reply
 	var counts Counts
 	var asked questions
+	var offenders map[[2]string]*Offender
 	err := g.store.Update(ctx, func(tx store.Tx) error {
 		replies, counts, asked = nil, Counts{}, questions{} // Update may run this again
+		offenders = map[[2]string]*Offender{}
+		retime := g.retimeSamples
 		for i := range opened {
-			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts, asked: &asked}
+			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts, asked: &asked, offenders: offenders, retimeLeft: &retime}
 			if err := a.run(&opened[i]); err != nil {
 				return fmt.Errorf("message on %s: %w", messages[i].Topic, err)
 			}
@@ -121,6 +133,7 @@ func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Coun
 	if err != nil {
 		return nil, Counts{}, err
 	}
+	g.watch.saw(offenders)
 	return append(replies, g.answers(&asked, &counts)...), counts, nil
 }
 
@@ -133,30 +146,37 @@ type application struct {
 	counts  *Counts
 	asked   *questions
 
+	offenders  map[[2]string]*Offender
+	retimeLeft *int // samples that this Apply may still look at for clock records
+	letters    int  // dead letters of this message
+
 	tenant, name string // as the topic says
 	device       int64
 	clocks       map[[16]byte]*telemetrypb.ClockRecord // of this device, as the store has them
+	named        map[[2]string]int64                   // rows of signals that came by name
 	ranges       receiptRanges
 	replies      []Reply
 }
 
 func (a *application) run(o *opened) error {
 	a.counts.Payloads++
+	a.tenant, a.name = o.tenant, o.device
 	if o.err != nil {
-		a.counts.Malformed++
+		a.malformed()
 		reason := "malformed"
 		if errors.Is(o.err, telemetrypb.ErrNewerFormat) {
 			reason = "newer"
 		}
 		return a.deadLetter(reason, o.err, a.message.Payload)
 	}
-	a.tenant, a.name = o.tenant, o.device
 	if o.probe != nil && len(o.clocks)+len(o.batches) == 0 { // nothing of it stays, not even that there is such a device
 		return a.reply(o.probe)
 	}
-	a.clocks = map[[16]byte]*telemetrypb.ClockRecord{}
+	a.clocks, a.named = map[[16]byte]*telemetrypb.ClockRecord{}, map[[2]string]int64{}
 	var err error
-	if a.device, err = a.tx.Device(o.tenant, o.device, a.now); err != nil {
+	if a.device, err = a.tx.Device(o.tenant, o.device, a.now); errors.Is(err, store.ErrLimit) {
+		return a.limited(err, a.message.Payload)
+	} else if err != nil {
 		return err
 	}
 	switch {
@@ -166,7 +186,11 @@ func (a *application) run(o *opened) error {
 		}
 		return a.tx.PutStatus(a.device, o.status, a.now)
 	case o.result != nil:
-		return a.tx.PutResult(a.device, o.result, a.now)
+		err := a.tx.PutResult(a.device, o.result, a.now)
+		if errors.Is(err, store.ErrLimit) {
+			return a.limited(err, a.message.Payload)
+		}
+		return err
 	}
 	// Clocks first, so that what comes with them is dated once.
 	for _, c := range o.clocks {
@@ -184,7 +208,12 @@ func (a *application) run(o *opened) error {
 
 // deadLetter sets bytes aside.
 func (a *application) deadLetter(reason string, cause error, bytes []byte) error {
-	a.log.Warn("set aside as a dead letter", "reason", reason, "topic", a.message.Topic, "bytes", len(bytes), "err", cause)
+	if a.letters++; a.letters > lettersPerMessage {
+		return nil // the counts say how many there were
+	}
+	if unsaid, ok := a.watch.mayWarn(a.now); ok {
+		a.log.Warn("set aside as a dead letter", "reason", reason, "topic", a.message.Topic, "bytes", len(bytes), "err", cause, "warnings left out before", unsaid)
+	}
 	return a.tx.PutDeadLetter(&store.DeadLetter{Topic: a.message.Topic, Reason: reason, Detail: cause.Error(), Bytes: bytes, At: a.now})
 }
 
@@ -202,14 +231,34 @@ func (a *application) clock(c *telemetrypb.ClockRecord) error {
 	if old != nil && old.GetRevision() >= c.GetRevision() {
 		return nil
 	}
-	if err := a.tx.PutClock(a.device, c, a.now); err != nil {
+	if err := a.tx.PutClock(a.device, c, a.now); errors.Is(err, store.ErrLimit) {
+		bytes, _ := proto.Marshal(c) // it came from bytes
+		return a.limited(err, bytes)
+	} else if err != nil {
 		return err
 	}
 	a.clocks[boot] = c
 	if err := a.tx.PutRetiming(a.device, boot, changedFrom(old, c)); err != nil {
 		return err
 	}
-	return a.retime(a.tx, store.Retiming{Device: a.device, Boot: boot}, c, a.counts)
+	return a.retimeNow(store.Retiming{Device: a.device, Boot: boot}, c)
+}
+
+// retimeNow dates again what this Apply has room for; Run does the rest. Else a message full of clock records would keep
+// all others waiting.
+func (a *application) retimeNow(r store.Retiming, c *telemetrypb.ClockRecord) error {
+	most := *a.retimeLeft
+	if most <= 0 {
+		a.remind()
+		return nil
+	}
+	before := a.counts.Retimed
+	done, err := a.retime(a.tx, r, most, c, a.counts)
+	if !done {
+		*a.retimeLeft = 0
+	}
+	*a.retimeLeft -= max(retimeCall, int(a.counts.Retimed-before))
+	return err
 }
 
 // clockOf looks a clock record up, once a message.
@@ -230,16 +279,22 @@ func (a *application) reply(probe []byte) error {
 	if len(a.ranges.list) == 0 && probe == nil {
 		return nil
 	}
-	r := &telemetrypb.Receipt{
-		Store: a.store.Name(), Generation: a.store.Generation(),
-		Ranges: a.ranges.list, MaxFormat: telemetrypb.Format, Probe: probe,
-	}
-	if len(r.Ranges) > 0 {
-		var err error
-		if r.Number, err = a.tx.NextReceipt(a.device); err != nil {
-			return err
+	topic := telemetrypb.Topic(a.tenant, a.name, telemetrypb.TopicReceipt)
+	for left := a.ranges.list; ; {
+		n := min(len(left), maxReceiptRanges)
+		r := &telemetrypb.Receipt{
+			Store: a.store.Name(), Generation: a.store.Generation(),
+			Ranges: left[:n], MaxFormat: telemetrypb.Format, Probe: probe,
+		}
+		if n > 0 {
+			var err error
+			if r.Number, err = a.tx.NextReceipt(a.device); err != nil {
+				return err
+			}
+		}
+		a.replies = append(a.replies, Reply{Topic: topic, Receipt: r})
+		if left, probe = left[n:], nil; len(left) == 0 {
+			return nil
 		}
 	}
-	a.replies = append(a.replies, Reply{Topic: telemetrypb.Topic(a.tenant, a.name, telemetrypb.TopicReceipt), Receipt: r})
-	return nil
 }

@@ -32,15 +32,22 @@ type openedBatch struct {
 	plain          []*telemetrypb.PlainSample
 	records        *telemetrypb.Records
 
+	late bool // sound so far; its body is decoded when it is its turn
+
 	broken error // its checksum does not hold: nothing in it is to be believed
 	newer  error // sound, and for a newer reader
 	inside error // sound, and its body makes no sense
 }
 
 // open takes a message apart. It reads no store, so that it may run anywhere.
-func open(m Message) (o opened) {
+// ahead is how many samples may still be decoded ahead of their turn.
+func open(m Message, ahead *int) (o opened) {
 	var rest string
 	if o.tenant, o.device, rest, o.err = telemetrypb.ParseTopic(m.Topic); o.err != nil {
+		return o
+	}
+	if len(m.Payload) > maxPayload {
+		o.err = fmt.Errorf("%d bytes, at most %d", len(m.Payload), maxPayload)
 		return o
 	}
 	switch rest {
@@ -71,9 +78,13 @@ func open(m Message) (o opened) {
 		o.err = err
 		return o
 	}
+	if n := len(view.Batches) + len(view.Plain); n > maxBatches {
+		o.err = fmt.Errorf("%d batches, at most %d", n, maxBatches)
+		return o
+	}
 	o.clocks, o.probe = view.Clocks, view.Probe
 	for _, b := range view.Batches {
-		o.batches = append(o.batches, openSealed(b))
+		o.batches = append(o.batches, openSealed(b, ahead))
 	}
 	for _, p := range view.Plain {
 		o.batches = append(o.batches, openPlain(p))
@@ -81,8 +92,8 @@ func open(m Message) (o opened) {
 	return o
 }
 
-// openSealed verifies a batch that came byte for byte.
-func openSealed(bytes []byte) openedBatch {
+// openSealed verifies a batch that came byte for byte. It decodes what fits into ahead, with nil in any case.
+func openSealed(bytes []byte, ahead *int) openedBatch {
 	b := openedBatch{bytes: bytes}
 	view, err := telemetrypb.OpenBatch(bytes)
 	switch {
@@ -106,9 +117,20 @@ func openSealed(bytes []byte) openedBatch {
 		b.broken = fmt.Errorf("seq %d is out of range", b.row.Seq)
 		return b
 	}
-	if b.newer == nil {
-		b.decode(view)
+	if b.newer != nil {
+		return b
 	}
+	if b.inside = checkSuperseded(b.row.Supersedes); b.inside != nil {
+		b.row.Supersedes = nil
+		return b
+	}
+	if claimed := int(min(b.row.Samples, telemetrypb.MaxSamples)); ahead != nil {
+		if b.late = claimed > *ahead; b.late {
+			return b
+		}
+		*ahead -= claimed
+	}
+	b.decode(view)
 	return b
 }
 
@@ -137,7 +159,7 @@ func openPlain(p *telemetrypb.PlainBatch) openedBatch {
 		CRC: p.GetCrc32C(), BootCount: p.GetBootCount(), Form: store.FormPlain, Supersedes: p.GetSupersedes(),
 		Samples: uint32(len(p.GetSamples()) + len(p.GetRecords().GetRecords())),
 	}
-	if err := checkPlain(p); err != nil {
+	if err := errors.Join(checkPlain(p), checkSuperseded(p.GetSupersedes())); err != nil {
 		b.broken = err
 		return b
 	}

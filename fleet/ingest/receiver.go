@@ -55,6 +55,10 @@ type ReceiverOptions struct {
 	Broker   string // tcp://HOST:PORT, ssl://HOST:PORT
 	ClientID string // fixed: the broker keeps the session under it
 	Tenant   string // empty: all
+	// Share is the group of a shared subscription, by which several receivers with client ids of their own share what
+	// comes; empty: all of it comes here. Statuses are not shared: one receiver of the group has them (shared.go).
+	Share    string
+	Statuses bool // with Share: this one
 	// Credentials and TLS are asked at each dial, so that renewed files are taken. nil: none.
 	Credentials func() (user, password string, err error)
 	TLS         func() (*tls.Config, error)
@@ -73,6 +77,9 @@ type ReceiverOptions struct {
 type Receiver struct {
 	o         ReceiverOptions
 	apply     Applier
+	outgoing  chan outgoing
+	shares    atomic.Bool // the broker was asked, and has shared subscriptions
+	silent    int         // answers in a row that were none, when it was asked; of Run
 	connected atomic.Bool
 	mu        sync.Mutex // guards counts
 	counts    Counts
@@ -92,6 +99,9 @@ func (o *ReceiverOptions) Check() error {
 			return err
 		}
 	}
+	if o.Share != "" {
+		return checkShare(o.Share)
+	}
 	return nil
 }
 
@@ -109,16 +119,18 @@ func NewReceiver(o ReceiverOptions, a Applier) (*Receiver, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	return &Receiver{o: o, apply: a}, nil
+	return &Receiver{o: o, apply: a, outgoing: make(chan outgoing)}, nil
 }
 
-// Filter is the subscription.
-func (r *Receiver) Filter() string {
+// Filter is the subscription, or with Share what the group takes together.
+func (r *Receiver) Filter() string { return r.topic("up/#") }
+
+func (r *Receiver) topic(rest string) string {
 	tenant := r.o.Tenant
 	if tenant == "" {
 		tenant = "+"
 	}
-	return telemetrypb.Topic(tenant, "+", "up/#")
+	return telemetrypb.Topic(tenant, "+", rest)
 }
 
 // Counts is what was done since the start.
@@ -131,7 +143,8 @@ func (r *Receiver) Counts() Counts {
 // Connected says whether there is a subscribed session now.
 func (r *Receiver) Connected() bool { return r.connected.Load() }
 
-// Run receives until ctx ends, over as many sessions as it takes, and returns nil then.
+// Run receives until ctx ends, over as many sessions as it takes, and returns nil then. A broker that has no shared
+// subscriptions where one is asked for ends it with ErrNoShared.
 func (r *Receiver) Run(ctx context.Context) error {
 	failures := 0
 	for ctx.Err() == nil {
@@ -140,6 +153,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 		r.connected.Store(false)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, ErrNoShared) {
+			return err // it will be the same the next time
 		}
 		if progress || time.Since(began) >= steadyAfter {
 			failures = 0
@@ -168,6 +184,9 @@ func (r *Receiver) backoff(failures int) time.Duration {
 func (r *Receiver) session(ctx context.Context) (progress bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := r.checkShared(ctx); err != nil {
+		return false, err
+	}
 	incoming := make(chan mqtt.Message, waitingMessages)
 	options, err := r.clientOptions()
 	if err != nil {
@@ -210,18 +229,31 @@ func (r *Receiver) askSubscription(ctx context.Context, client mqtt.Client) <-ch
 	return answer
 }
 
-// subscribe asks for the filter; the broker may refuse.
+// subscribe asks for the filters; the broker may refuse.
 func (r *Receiver) subscribe(ctx context.Context, client mqtt.Client) (ok bool, err error) {
-	token := client.Subscribe(r.Filter(), 1, nil)
-	err = await(ctx, token, writeTimeout)
-	t, isSubscribe := token.(*mqtt.SubscribeToken)
-	if isSubscribe && err != nil && ctx.Err() == nil && t.Result()[r.Filter()] > 2 {
-		return false, nil
+	filters := map[string]byte{}
+	for _, f := range r.filters() {
+		filters[f] = 1
 	}
-	if err != nil {
+	token := client.SubscribeMultiple(filters, nil)
+	err = await(ctx, token, writeTimeout)
+	ok = true
+	select {
+	case <-token.Done(): // before that its result is not ours to read
+		if t, isSubscribe := token.(*mqtt.SubscribeToken); isSubscribe {
+			for _, code := range t.Result() {
+				ok = ok && code <= 2
+			}
+		}
+	default:
+	}
+	if err != nil && (ok || ctx.Err() != nil) {
 		return false, fmt.Errorf("subscribe to %s: %w", r.Filter(), err)
 	}
-	return !isSubscribe || t.Result()[r.Filter()] <= 2, nil
+	if ok && r.o.Share != "" {
+		return true, r.leaveOthers(ctx, client)
+	}
+	return ok, nil
 }
 
 func (r *Receiver) clientOptions() (*mqtt.ClientOptions, error) {
@@ -294,6 +326,13 @@ func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan
 			continue
 		case m := <-incoming:
 			group = gather(m, incoming)
+		case o := <-r.outgoing:
+			err := receipts.sendAll(ctx, o.replies)
+			o.done <- err
+			if err != nil {
+				return progress, fmt.Errorf("receipt: %w", err)
+			}
+			continue
 		}
 		messages := make([]Message, len(group))
 		for i, m := range group {
@@ -308,10 +347,8 @@ func (r *Receiver) work(ctx context.Context, client mqtt.Client, incoming <-chan
 		r.mu.Lock()
 		r.counts.Add(counts)
 		r.mu.Unlock()
-		for _, reply := range replies {
-			if err := receipts.send(ctx, reply); err != nil {
-				return progress, fmt.Errorf("receipt: %w", err)
-			}
+		if err := receipts.sendAll(ctx, replies); err != nil {
+			return progress, fmt.Errorf("receipt: %w", err)
 		}
 		for _, m := range group {
 			m.Ack()
@@ -338,6 +375,15 @@ func gather(first mqtt.Message, incoming <-chan mqtt.Message) []mqtt.Message {
 type receiptFIFO struct {
 	client  mqtt.Client
 	pending []mqtt.Token
+}
+
+func (f *receiptFIFO) sendAll(ctx context.Context, replies []Reply) error {
+	for _, r := range replies {
+		if err := f.send(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *receiptFIFO) send(ctx context.Context, r Reply) error {

@@ -17,6 +17,10 @@ type laneKey struct {
 	lane   telemetrypb.Lane
 }
 
+func (k laneKey) exists() bool {
+	return k.lane >= telemetrypb.Lane_LANE_CONTROL && k.lane <= telemetrypb.Lane_LANE_RAW
+}
+
 // laneCover is what is known of one sequence. A gap is a number from 1 to the highest one known that neither arrived
 // nor is spoken for by a loss record or a thinned copy.
 type laneCover struct {
@@ -49,11 +53,18 @@ func (c *coverage) arrived(k laneKey, first, last uint64) {
 	l.accounted.Add(first, last)
 }
 
-func (c *coverage) accounted(k laneKey, first, last uint64) { c.lane(k).accounted.Add(first, last) }
+// A record may speak of a lane that does not exist; nobody asks for it.
+func (c *coverage) accounted(k laneKey, first, last uint64) {
+	if k.exists() {
+		c.lane(k).accounted.Add(first, last)
+	}
+}
 
 func (c *coverage) announced(k laneKey, seq uint64) {
-	l := c.lane(k)
-	l.announced = max(l.announced, seq)
+	if k.exists() {
+		l := c.lane(k)
+		l.announced = max(l.announced, seq)
+	}
 }
 
 // began takes the record of a new epoch: how far its parent had come, and from where its own numbers count.

@@ -27,6 +27,7 @@ type Options struct {
 	// LetterBytes is how much of a dead letter is kept, in bytes (0: 64 KiB), and Letters how many are kept (0: 10,000).
 	LetterBytes int
 	Letters     int
+	Limits      Limits // of what one device or tenant can make the store keep
 }
 
 // SQLite is a Store in one file: for one machine and the bench. Write-ahead log, synchronous FULL, one writer, which
@@ -58,6 +59,7 @@ func Open(ctx context.Context, file string, o Options) (*SQLite, error) {
 	if o.Letters == 0 {
 		o.Letters = 10000
 	}
+	o.Limits = o.Limits.WithDefaults()
 	s := &SQLite{o: o}
 	if err := s.open(ctx, file); err != nil {
 		s.Close()
@@ -215,7 +217,7 @@ func (s *SQLite) Update(ctx context.Context, f func(Tx) error) error {
 	if s.w == nil {
 		return errors.New("the store is open for reading only")
 	}
-	t := &tx{ctx: ctx, w: s.w, o: s.o}
+	t := &tx{ctx: ctx, s: s, w: s.w, o: s.o}
 	if err := s.w.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}

@@ -90,6 +90,7 @@ const (
 	OutcomeNew       Outcome = 1
 	OutcomeDuplicate Outcome = 2 // the same batch is there already
 	OutcomeConflict  Outcome = 3 // the key is taken by other bytes
+	OutcomeFull      Outcome = 4 // nothing was stored: the device is at one of its Limits, which Put.Reason names
 )
 
 // Put is the answer to inserting a batch.
@@ -167,6 +168,8 @@ type DeadLetter struct {
 }
 
 // Tx is one transaction of the writer. What it changed is visible to others, and counted, only when Update returned nil.
+// Device, PutPart, NamedSignal, PutClock, PutLoss, PutEpoch and PutResult return ErrLimit when Limits has no room, and then
+// have stored nothing.
 type Tx interface {
 	// Device gives the row of a device and makes it when it is new.
 	Device(tenant, device string, now time.Time) (int64, error)

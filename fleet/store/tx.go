@@ -18,6 +18,7 @@ import (
 // tx is the transaction under way. committed is what the counters learn once it is durable.
 type tx struct {
 	ctx       context.Context
+	s         *SQLite
 	w         *writer
 	o         Options
 	batch     int64 // row of the last batch that was put in; 0: none
@@ -59,6 +60,9 @@ func (t *tx) Device(tenant, device string, now time.Time) (int64, error) {
 		return 0, err
 	}
 	if !found {
+		if err := t.roomForDevice(tenant); err != nil {
+			return 0, err
+		}
 		if _, err = t.one("INSERT INTO devices (tenant, device, first_seen, last_seen) VALUES (?, ?, ?, ?) RETURNING id",
 			[]any{tenant, device, now.UnixNano(), now.UnixNano()}, &id); err != nil {
 			return 0, err
@@ -76,6 +80,16 @@ func (t *tx) PutBatch(device int64, b *Batch) (Put, error) {
 	if b.Seq == 0 || b.Seq > 1<<63-1 {
 		return Put{}, fmt.Errorf("seq %d is out of range", b.Seq)
 	}
+	if err := t.roomForBatch(device, b); err != nil {
+		if !errors.Is(err, ErrLimit) {
+			return Put{}, err
+		}
+		p, found, comparing := t.compare(device, b)
+		if comparing != nil || found {
+			return p, comparing
+		}
+		return Put{Outcome: OutcomeFull, State: StateParked, Reason: err.Error()}, nil
+	}
 	var id int64
 	found, err := t.one(`INSERT INTO batches (device, epoch, lane, seq, crc32c, sha256, boot_id, boot_count, catalogue, first_ns, span_ns,
 	    samples, form, state, reason, bytes, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -86,7 +100,14 @@ func (t *tx) PutBatch(device int64, b *Batch) (Put, error) {
 		return Put{}, fmt.Errorf("batch %016x/%d/%d: %w", b.Epoch, b.Lane, b.Seq, err)
 	}
 	if !found {
-		return t.compare(device, b)
+		p, found, err := t.compare(device, b)
+		if err == nil && !found {
+			err = fmt.Errorf("batch %016x/%d/%d is neither new nor there", b.Epoch, b.Lane, b.Seq)
+		}
+		return p, err
+	}
+	if b.State == StateParked {
+		t.usageOf(device).parked += ParkedCost(int64(len(b.Bytes)), int64(b.Samples))
 	}
 	t.batch = id
 	if len(b.Supersedes) > 0 {
@@ -119,29 +140,29 @@ func (t *tx) PutBatch(device int64, b *Batch) (Put, error) {
 
 // compare says whether the batch that holds the key is this one. A rendered batch has no bytes of its own to compare:
 // then the checksum of the batch it was rendered from decides.
-func (t *tx) compare(device int64, b *Batch) (Put, error) {
-	var p Put
+func (t *tx) compare(device int64, b *Batch) (p Put, found bool, err error) {
 	var crc, state int64
 	var sum, catalogue []byte
-	found, err := t.one("SELECT id, crc32c, sha256, catalogue, state, reason FROM batches WHERE device = ? AND epoch = ? AND lane = ? AND seq = ?",
+	found, err = t.one("SELECT id, crc32c, sha256, catalogue, state, reason FROM batches WHERE device = ? AND epoch = ? AND lane = ? AND seq = ?",
 		[]any{device, int64(b.Epoch), int64(b.Lane), int64(b.Seq)}, &p.ID, &crc, &sum, &catalogue, &state, &p.Reason)
-	if err != nil {
-		return p, err
-	}
-	if !found {
-		return p, fmt.Errorf("batch %016x/%d/%d is neither new nor there", b.Epoch, b.Lane, b.Seq)
+	if err != nil || !found {
+		return p, false, err
 	}
 	p.State, p.Outcome = State(state), OutcomeDuplicate
 	copy(p.Catalogue[:], catalogue)
 	if uint32(crc) != b.CRC || sum != nil && b.SHA256 != nil && !bytes.Equal(sum, b.SHA256) {
 		p.Outcome = OutcomeConflict
 	}
-	return p, nil
+	return p, true, nil
 }
 
 func (t *tx) Settle(batch int64, state State, reason string) error {
 	if state == StateParked {
 		return errors.New("a batch is not settled by parking it")
+	}
+	var device, bytes, samples int64
+	if _, err := t.one("SELECT device, length(bytes), samples FROM batches WHERE id = ? AND state = 2", []any{batch}, &device, &bytes, &samples); err != nil {
+		return err
 	}
 	result, err := t.exec("UPDATE batches SET state = ?, reason = ?, bytes = NULL WHERE id = ? AND state = 2", int64(state), reason, batch)
 	if err != nil {
@@ -149,6 +170,9 @@ func (t *tx) Settle(batch int64, state State, reason string) error {
 	}
 	if n, err := result.RowsAffected(); err != nil || n != 1 {
 		return errors.Join(fmt.Errorf("batch row %d is not parked", batch), err)
+	}
+	if u := t.usageOf(device); u.parked >= 0 {
+		u.parked -= ParkedCost(bytes, samples)
 	}
 	t.after(func(_ *coverage, n *Totals) {
 		n.Parked--
@@ -246,6 +270,9 @@ func (t *tx) Clock(device int64, boot [16]byte) (*telemetrypb.ClockRecord, error
 }
 
 func (t *tx) PutClock(device int64, c *telemetrypb.ClockRecord, now time.Time) error {
+	if err := t.roomForBoot(device, c.GetBootId()); err != nil {
+		return err
+	}
 	record, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
 	if err != nil {
 		return err
@@ -271,6 +298,14 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 			return err
 		}
 	}
+	if len(list) > 0 {
+		if err := t.roomForEpoch(device, l.GetEpoch()); err != nil {
+			return err
+		}
+		if len(list) > t.o.Limits.Gaps || t.gaps(laneKey{device, l.GetEpoch(), l.GetLane()}, 1<<63)+len(list) > t.o.Limits.Gaps {
+			return limit("gaps of a lane", int64(t.o.Limits.Gaps))
+		}
+	}
 	seqs, err := json.Marshal(list)
 	if err != nil {
 		return err
@@ -293,6 +328,11 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 }
 
 func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
+	for _, epoch := range []uint64{e.GetEpoch(), e.GetParent()} {
+		if err := t.roomForEpoch(device, epoch); epoch != 0 && err != nil {
+			return err
+		}
+	}
 	last, err := json.Marshal(laneSeqs(e.GetParentLast()))
 	if err != nil {
 		return err
@@ -343,13 +383,30 @@ func (t *tx) PutDeadLetter(d *DeadLetter) error {
 	if times > 1 {
 		return nil
 	}
-	result, err := t.exec("DELETE FROM dead_letters WHERE id <= ?", id-int64(t.o.Letters))
+	// Those of one device push out its own first.
+	from, below := lettersOf(d.Topic)
+	result, err := t.exec(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE topic >= ? AND topic < ? ORDER BY id DESC LIMIT -1 OFFSET ?)`,
+		from, below, int64(t.o.Limits.Letters))
 	if err != nil {
 		return err
 	}
-	gone, err := result.RowsAffected()
+	own, err := result.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if err := t.count(&t.w.letters, "SELECT count(*) - 1 + ? FROM dead_letters", own); err != nil { // as it was before this one
+		return err
+	}
+	gone := own
+	if t.w.letters += 1 - own; t.w.letters > int64(t.o.Letters) {
+		if _, err := t.exec("DELETE FROM dead_letters WHERE id = (SELECT min(id) FROM dead_letters)"); err != nil {
+			return err
+		}
+		t.w.letters--
+		gone++
+	}
 	t.after(func(_ *coverage, n *Totals) { n.Letters += 1 - gone })
-	return err
+	return nil
 }
 
 func (t *tx) NextReceipt(device int64) (n uint64, err error) {

@@ -72,10 +72,11 @@ func (c *Catalogue) place(number uint32, row int64) {
 }
 
 func (t *tx) remember(key catalogueKey, c *Catalogue) {
-	if len(t.w.catalogues) >= cachedCatalogues {
-		t.w.catalogues = map[catalogueKey]*Catalogue{}
+	if len(t.w.catalogues) >= cachedCatalogues || t.w.signals+len(c.ByID) > cachedSignals {
+		t.w.catalogues, t.w.signals = map[catalogueKey]*Catalogue{}, 0
 	}
 	t.w.catalogues[key] = c
+	t.w.signals += len(c.ByID)
 }
 
 func (t *tx) PutPart(device int64, p *telemetrypb.CataloguePart, now time.Time) (*Catalogue, error) {
@@ -92,17 +93,26 @@ func (t *tx) PutPart(device int64, p *telemetrypb.CataloguePart, now time.Time) 
 		return nil, errors.Join(ErrParts, err)
 	}
 	if p.GetCount() > 1 {
-		if _, err := t.exec("INSERT OR IGNORE INTO catalogue_parts (device, hash, idx, count, data) VALUES (?, ?, ?, ?, ?)",
-			device, p.Hash, int64(p.Index), int64(p.Count), notNil(p.Data)); err != nil {
+		// Parts are read only when they may be the whole: each new one would cost as much as all before it.
+		result, err := t.exec("INSERT OR IGNORE INTO catalogue_parts (device, hash, idx, count, data) VALUES (?, ?, ?, ?, ?)",
+			device, p.Hash, int64(p.Index), int64(p.Count), notNil(p.Data))
+		if err != nil {
 			return nil, err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return nil, err
+		}
+		var have int64
+		if _, err := t.one("SELECT count(*) FROM catalogue_parts WHERE device = ? AND hash = ?", []any{device, p.Hash}, &have); err != nil {
+			return nil, err
+		}
+		if uint64(have) < uint64(p.Count) {
+			return nil, t.dropOldParts(device, p.Hash)
 		}
 	}
 	parts, err := t.parts(device, p)
 	if err != nil {
 		return nil, err
-	}
-	if uint64(len(parts)) < uint64(p.Count) {
-		return nil, t.dropOldParts(device, p.Hash)
 	}
 	if _, err := t.exec("DELETE FROM catalogue_parts WHERE device = ? AND hash = ?", device, p.Hash); err != nil {
 		return nil, err
@@ -154,6 +164,12 @@ func (t *tx) dropOldParts(device int64, keep []byte) error {
 }
 
 func (t *tx) putCatalogue(device int64, hash []byte, parts []*telemetrypb.CataloguePart, spec *telemetrypb.Catalogue, now time.Time) (*Catalogue, error) {
+	if len(spec.GetSignals()) > MaxSignals {
+		return nil, fmt.Errorf("%w: %d signals in a catalogue, at most %d", ErrLimit, len(spec.GetSignals()), MaxSignals)
+	}
+	if err := t.roomForSignals(device, int64(len(spec.GetSignals()))); err != nil {
+		return nil, err
+	}
 	var data []byte
 	for _, p := range parts {
 		data = append(data, p.GetData()...)
@@ -204,6 +220,9 @@ func (t *tx) NamedSignal(device int64, name, unit string) (int64, error) {
 	found, err := t.one("SELECT id FROM signals WHERE device = ? AND name = ? AND unit = ? AND catalogue = 0", []any{device, name, unit}, &id)
 	if err != nil || found {
 		return id, err
+	}
+	if err := t.roomForSignals(device, 1); err != nil {
+		return 0, err
 	}
 	_, err = t.one(`INSERT INTO signals (device, catalogue, number, name, unit, scale, offset, type, labels, source, message)
 	    VALUES (?, 0, 0, ?, ?, 1, 0, 0, '', '', '') RETURNING id`, []any{device, name, unit}, &id)

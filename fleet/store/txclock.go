@@ -20,8 +20,16 @@ func (t *tx) PutRetiming(device int64, boot [16]byte, from int64) error {
 
 func (t *tx) NextRetiming() (r Retiming, ok bool, err error) {
 	var boot []byte
-	ok, err = t.one("SELECT device, boot_id FROM retimings ORDER BY device, boot_id LIMIT 1", nil, &r.Device, &boot)
+	// One after the other, so that a device that always has some does not keep the others waiting.
+	ok, err = t.one("SELECT device, boot_id FROM retimings WHERE (device, boot_id) > (?, ?) ORDER BY device, boot_id LIMIT 1",
+		[]any{t.w.retimed.Device, t.w.retimed.Boot[:]}, &r.Device, &boot)
+	if err == nil && !ok {
+		ok, err = t.one("SELECT device, boot_id FROM retimings ORDER BY device, boot_id LIMIT 1", nil, &r.Device, &boot)
+	}
 	copy(r.Boot[:], boot)
+	if ok {
+		t.w.retimed = r
+	}
 	return r, ok, err
 }
 

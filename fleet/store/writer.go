@@ -19,6 +19,11 @@ type writer struct {
 	catalogues map[catalogueKey]*Catalogue // of committed and of this transaction; dropped at every roll-back
 	devices    map[deviceKey]int64         // likewise
 	copied     map[laneKey]*Ranges         // likewise: the numbers that thinned copies stand for; nil: not read yet
+	usage      map[int64]*usage            // likewise, by device: what is limited
+	tenants    map[string]int64            // likewise: devices of a tenant
+	signals    int                         // in catalogues
+	letters    int64                       // likewise: dead letters; -1: not read yet
+	retimed    Retiming                    // the last one that was given out
 }
 
 type catalogueKey struct {
@@ -34,6 +39,12 @@ const cachedCatalogues = 256
 // cachedDevices likewise.
 const cachedDevices = 1 << 16
 
+// cachedSignals bounds the cache of catalogues too: they may be large. About 100 MB.
+const cachedSignals = 1 << 18
+
+// cachedUsages likewise; a device with all its epochs takes about 200 KB, and then there are few such.
+const cachedUsages = 1 << 12
+
 func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -46,9 +57,11 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 
 // forget empties the caches.
 func (w *writer) forget() {
-	w.catalogues = map[catalogueKey]*Catalogue{}
+	w.catalogues, w.signals = map[catalogueKey]*Catalogue{}, 0
+	w.usage, w.tenants = map[int64]*usage{}, map[string]int64{}
 	w.devices = map[deviceKey]int64{}
 	w.copied = nil
+	w.letters = -1
 }
 
 func (w *writer) close() error {
