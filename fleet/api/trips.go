@@ -46,6 +46,8 @@ type step struct {
 	last  int64
 }
 
+func (s step) middle() int64 { return s.first + (s.last-s.first)/2 }
+
 func (s *Server) trips(q *request) (any, error) {
 	id, err := q.id()
 	if err != nil {
@@ -88,7 +90,7 @@ func (s *Server) trips(q *request) (any, error) {
 			underIgnition(steps, buckets)
 		}
 	}
-	a.Items = cutTrips(steps, w, width)
+	a.Items = cutTrips(steps, w)
 	return a, nil
 }
 
@@ -114,10 +116,11 @@ func underIgnition(steps map[int64]step, buckets []Bucket) {
 }
 
 // cutTrips goes over the steps in order of time.
-func cutTrips(steps map[int64]step, w Window, width time.Duration) []Trip {
+func cutTrips(steps map[int64]step, w Window) []Trip {
 	trips := []Trip{}
 	var open *Trip
 	var heard int64 // Unix ns: the last sample of any kind
+	var before step // the step of the open trip that had a speed
 	end := func() {
 		if open != nil {
 			trips, open = append(trips, *open), nil
@@ -133,15 +136,17 @@ func cutTrips(steps map[int64]step, w Window, width time.Duration) []Trip {
 			continue
 		}
 		if open == nil {
-			open = &Trip{Start: time.Unix(0, s.first).UTC()}
+			open, before = &Trip{Start: time.Unix(0, s.first).UTC()}, step{}
 		}
 		open.End = time.Unix(0, s.last).UTC()
 		if s.known {
 			if open.Distance == nil {
 				open.Distance, open.Top = new(float64), new(float64)
 			}
-			*open.Distance += s.speed * width.Seconds()
-			*open.Top = max(*open.Top, s.top)
+			if before.known { // samples may be further apart than steps
+				*open.Distance += (before.speed + s.speed) / 2 * time.Duration(s.middle()-before.middle()).Seconds()
+			}
+			*open.Top, before = max(*open.Top, s.top), s
 		}
 	}
 	if open != nil {

@@ -75,7 +75,7 @@ func (v *Vehicle) story(now time.Time) {
 		v.hash = known
 	case Suspect:
 		f := v.at(20)
-		f.Latitude, f.Suspect = f.Latitude+gps.NanoDegrees(0.8), 1
+		f.Boot, f.Latitude, f.Suspect = f.Boot+int64(time.Second), f.Latitude+gps.NanoDegrees(0.8), 1
 		v.samples(telemetrypb.Lane_LANE_TELEMETRY, gps.AppendSamples(nil, v.fix, f))
 	}
 	v.drive(now.Add(-time.Minute))
