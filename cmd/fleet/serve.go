@@ -34,6 +34,7 @@ type serveFlags struct {
 	json                         bool
 	every                        time.Duration
 	retry                        time.Duration
+	page                         pageFlags
 }
 
 func serveCommand() *cobra.Command {
@@ -76,6 +77,7 @@ object per interval:
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
+	f.page.add(cmd)
 	return cmd
 }
 
@@ -108,6 +110,11 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		defer stop()
 	}
+	stopPage, err := f.page.start(ctx, s, log)
+	if err != nil {
+		s.Close()
+		return err
+	}
 	status := &statusLine{out: stdout, json: f.json, live: isTerminal(stdout)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -126,6 +133,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
+	stopPage()
 	err = errors.Join(err, metricsErr)
 	status.print(statusOf(s, receiver))
 	status.end()
@@ -157,7 +165,7 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 			return o, err
 		}
 	}
-	if err := f.checkBroker(); err != nil {
+	if err := errors.Join(f.checkBroker(), f.page.check()); err != nil {
 		return o, err
 	}
 	o = ingest.ReceiverOptions{
