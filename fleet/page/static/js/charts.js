@@ -2,6 +2,17 @@
 
 /* global uPlot */
 
+import { clock } from "./format.js";
+
+// ticks writes a day where one begins, else hours and minutes, seconds where they tell apart.
+function ticks(u, splits, axis, space, step) {
+  return splits.map((at) => {
+    const [day, time] = clock(at * 1000).split(" ");
+    if (step >= 86400 || time === "00:00:00") return day.slice(5);
+    return step < 60 ? time : time.slice(0, 5);
+  });
+}
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // chart draws one series of the API. onZoom(from, to) is called with Unix ms when a stretch was chosen.
@@ -12,9 +23,9 @@ export function chart(node, series, unit, height, onZoom) {
     width: Math.max(node.clientWidth, 200), height, legend: { show: true, live: true },
     cursor: { drag: { x: true, y: false, setScale: false }, sync: { key: "vehicle" } },
     scales: { x: { time: true, range: () => [series.from / 1000, series.to / 1000] } },
-    axes: [axis, { ...axis, size: 58 }],
+    axes: [{ ...axis, values: ticks }, { ...axis, size: 58 }],
     series: [
-      { label: "time" },
+      { label: "time", value: (u, at) => (at === null ? "–" : clock(at * 1000)) },
       { label: `max ${unit}`, stroke: "transparent", points: { show: false } },
       { label: `min ${unit}`, stroke: "transparent", points: { show: false } },
       { label: `mean ${unit}`, stroke: track, width: 1.6, points: { show: series.t.length < 40, size: 5 } },

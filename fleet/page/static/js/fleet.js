@@ -82,6 +82,6 @@ function row(d, tenants) {
   return el("li", {}, el("a", { class: "row", href: `#/v/${encodeURIComponent(d.tenant)}/${encodeURIComponent(d.device)}` },
     el("b", {}, d.device, tenants ? el("span", { class: "soft" }, ` ${d.tenant}`) : ""),
     el("span", { class: `state ${d.state} right` }, d.state),
-    el("span", { class: trouble ? "bad" : "soft" }, trouble || "all accounted for"),
+    el("span", { class: d.gaps || d.alarms ? "bad" : trouble ? "warn" : "soft" }, trouble || "all accounted for"),
     el("span", { class: "soft right" }, d.queue?.batches > 1 ? `${fmt.count(d.queue.batches)} queued · ` : "", fmt.ago(d.last_seen))));
 }

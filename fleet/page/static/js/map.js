@@ -4,10 +4,11 @@
 /* global L */
 
 export function makeMap(node, settings, label) {
-  const map = L.map(node, { zoomControl: true, attributionControl: Boolean(settings.tiles), zoomSnap: 0.5, worldCopyJump: true });
+  const map = L.map(node, { zoomControl: false, attributionControl: Boolean(settings.tiles), zoomSnap: 0.5, worldCopyJump: true });
   node.setAttribute("role", "application");
   node.setAttribute("aria-label", label);
   map.setView([30, 10], 2);
+  L.control.zoom({ position: "bottomright" }).addTo(map);
   L.control.scale({ imperial: false }).addTo(map);
   if (settings.tiles) {
     map.attributionControl.setPrefix(false);

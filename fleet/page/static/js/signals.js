@@ -33,13 +33,13 @@ export function signalsPart(listNode, chartsNode, path, signal, range, onZoom) {
     hint.textContent = `${fmt.count(fit.length)} of ${fmt.plural(signals.length, "signal")}; choose up to ${most} for charts`;
     seen.disconnect();
     replace(rows, fit.slice(0, 300).map((s) => {
-      const last = s.last ? `${s.last.label ?? fmt.value(s.last.value)} ${s.unit}` : "not dated";
+      const last = s.last ? `${s.last.label ?? fmt.value(s.last.value)} ${s.unit}` : "–";
       const course = el("td", { "data-signal": s.name });
       if (s.last && typeof s.last.value === "number") seen.observe(course);
       return el("tr", {},
         el("td", {}, el("input", { type: "checkbox", "aria-label": `Chart of ${s.name}`, checked: chosen.has(s.name), onchange: (e) => pick(s.name, e.target) })),
         el("td", { class: "name" }, s.name),
-        el("td", { title: s.last ? fmt.clock(s.last.time) : undefined }, last), course);
+        el("td", { title: s.last ? fmt.clock(s.last.time) : "nothing dated came" }, last), course);
     }));
   };
   const pick = (name, box) => {

@@ -22,9 +22,10 @@ export async function vehicleView(main, settings, signal, tenant, device) {
   const charts = el("section", { class: "card", "aria-label": "Charts" });
   const card = (title, ...body) => el("section", { class: "card" }, el("h2", {}, title), ...body);
   replace(main, head, bar,
-    el("div", { class: "columns" }, el("section", { class: "card", "aria-label": "Track" }, mapNode, trackWords), card("Now", facts)),
+    el("div", { class: "columns" }, el("section", { class: "card", "aria-label": "Track" }, mapNode, trackWords),
+      el("div", { class: "stack" }, card("Now", facts), card("Missing, lost, waiting", ledger))),
     el("div", { class: "halves" }, signalsNode, charts),
-    el("div", { class: "halves" }, card("Trips", trips), card("Events", events), card("Missing, lost, waiting", ledger)));
+    el("div", { class: "halves" }, card("Trips", trips), card("Events", events)));
 
   const map = makeMap(mapNode, settings, `Track of ${device}`);
   signal.addEventListener("abort", () => map.remove());
