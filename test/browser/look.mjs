@@ -24,7 +24,7 @@ async function newPage(options) {
   page.setDefaultTimeout(20000);
   page.on("request", (r) => { if (!r.url().startsWith("data:")) hosts.add(new URL(r.url()).host); });
   page.on("console", (m) => { if (m.type() === "error" && !lost) errors.push(m.text()); });
-  page.on("pageerror", (e) => errors.push(String(e)));
+  page.on("pageerror", (e) => errors.push(String(e.stack ?? e)));
   return page;
 }
 

@@ -40,6 +40,7 @@ export async function fleetView(main, settings, signal) {
     return filter.value === "" || (filter.value === "trouble" ? fmt.trouble(d) !== "" : d.state === filter.value);
   };
   const draw = () => {
+    if (signal.aborted) return;
     const rows = [...devices.values()].filter(fits);
     const tenants = new Set([...devices.values()].map((d) => d.tenant)).size > 1;
     number.textContent = `${fmt.plural(rows.length, "vehicle")}${rows.length > shown ? `, the first ${shown} are listed` : ""}`;

@@ -24,7 +24,7 @@ export async function ledgerView(main, settings, signal) {
       const page = await get(path, { limit: 100, cursor }, signal);
       rows.push(...page.items);
       cursor = page.next;
-      replace(into.body, table(caption, columns, rows, empty), cursor && el("button", { type: "button", onclick: () => more() }, "More"));
+      replace(into.body, table(caption, columns, rows, empty, false), cursor && el("button", { type: "button", onclick: () => more() }, "More"));
     };
     await more();
   };

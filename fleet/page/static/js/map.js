@@ -4,7 +4,7 @@
 /* global L */
 
 export function makeMap(node, settings, label) {
-  const map = L.map(node, { zoomControl: false, attributionControl: Boolean(settings.tiles), zoomSnap: 0.5, worldCopyJump: true });
+  const map = L.map(node, { zoomControl: false, attributionControl: Boolean(settings.tiles), zoomSnap: 0.5, worldCopyJump: true, zoomAnimation: false });
   node.setAttribute("role", "application");
   node.setAttribute("aria-label", label);
   map.setView([30, 10], 2);
@@ -16,7 +16,9 @@ export function makeMap(node, settings, label) {
   } else {
     graticule(map);
   }
-  new ResizeObserver(() => map.invalidateSize()).observe(node);
+  const resized = new ResizeObserver(() => map.invalidateSize({ animate: false }));
+  resized.observe(node);
+  map.on("unload", () => resized.disconnect());
   return map;
 }
 

@@ -44,6 +44,7 @@ export async function vehicleView(main, settings, signal, tenant, device) {
     const { from, to } = range();
     const earliest = Math.max(from, to - 31 * 24 * hours);
     const track = await get(`${path}/track`, { from: earliest, to, points: 1500 }, signal);
+    if (signal.aborted) return;
     line?.remove();
     line = drawTrack(map, track);
     const left = track.excluded.suspect + track.excluded.uncertain;
