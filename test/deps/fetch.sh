@@ -42,6 +42,7 @@ spec() {
     chromium)     echo "closure chromium fonts-dejavu-core fontconfig-config" ;;
     node)         echo "node nodejs npm" ;;
     playwright)   echo "npm playwright-core@1.56.1" ;;
+    openapi)      echo "npm @seriousme/openapi-schema-validator@2.11.0" ;;
     shellcheck)   echo "closure shellcheck" ;;
     prometheus)   echo "download prometheus" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
