@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -82,14 +83,13 @@ func erase(t *testing.T, w *world) {
 	}
 	before, others := count(), w.store.Totals()
 	r := w.do("DELETE", "/devices/acme/"+fleetdata.Parked)
-	text := make([]byte, 1<<16)
-	n, _ := r.Body.Read(text)
-	if r.StatusCode != 200 {
-		t.Fatalf("%s\n%s", r.Status, text[:n])
+	text, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != 200 {
+		t.Fatalf("%s %v\n%s", r.Status, err, text)
 	}
-	w.schemas.check(t, "DELETE", "/devices/acme/"+fleetdata.Parked, 200, text[:n])
-	if !strings.Contains(string(text[:n]), fmt.Sprintf(`"samples":%d,`, before)) {
-		t.Errorf("%d samples were there; the answer says %s", before, text[:n])
+	w.schemas.check(t, "DELETE", "/devices/acme/"+fleetdata.Parked, 200, text)
+	if !strings.Contains(string(text), fmt.Sprintf(`"samples":%d,`, before)) {
+		t.Errorf("%d samples were there; the answer says %s", before, text)
 	}
 	after := w.store.Totals()
 	if count() != 0 || after.Samples != others.Samples-int64(before) || after.Parked != 0 || after.Batches != others.Batches || after.Gaps != others.Gaps {

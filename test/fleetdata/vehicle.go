@@ -6,6 +6,8 @@ package fleetdata
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -55,12 +57,20 @@ var signals = []*telemetrypb.Signal{
 	{Name: "event.harsh_braking", Unit: "m/s2", Scale: 1, Type: telemetrypb.ValueType_VALUE_TYPE_FLOAT, Source: "rule", Comment: "below -4"},
 }
 
+// collected is what is taken of the receiver.
+var collected = []string{"latitude", "longitude", "speed", "track", "suspect", "mode", "satellites"}
+
 // newVehicle begins a boot. number makes epoch, boot and start differ.
 func newVehicle(tenant, device string, number int, booted time.Time) *Vehicle {
 	v := &Vehicle{Tenant: tenant, Device: device, epoch: 0x8000_0000_0000_0100 + uint64(number), boot: [16]byte{1, byte(number), byte(number >> 8)}, booted: booted,
 		seq: map[telemetrypb.Lane]uint64{}, ids: map[string]uint32{}, odd: float64(number), charge: 0.9 - 0.02*float64(number%20), moment: booted,
 		latitude: 47.70 + 0.09*math.Sin(float64(number)*2.4), longitude: 9.20 + 0.16*math.Cos(float64(number)*2.4), heading: float64(number * 67 % 360)}
-	list := gps.Signals("gps0")
+	var list []*telemetrypb.Signal
+	for _, s := range gps.Signals("gps0") {
+		if _, name, _ := strings.Cut(s.Name, ".fix."); slices.Contains(collected, name) {
+			list = append(list, s)
+		}
+	}
 	for _, s := range signals {
 		list = append(list, proto.CloneOf(s))
 	}
@@ -160,12 +170,12 @@ func Speed(since time.Duration, odd float64) float64 {
 	return ramp * (14 + 9*math.Sin(in/170+odd) + 2*math.Sin(in/23))
 }
 
-// drive publishes what happens until a moment, a batch each minute: a fix each 15 s, as the drive goes.
+// drive publishes what happens until a moment, a batch each minute: a fix each 30 s, as the drive goes.
 func (v *Vehicle) drive(until time.Time) {
 	for v.moment.Before(until) {
 		var list []telemetrypb.Sample
-		for range 4 {
-			list = v.tick(list, 15*time.Second)
+		for range 2 {
+			list = v.tick(list, 30*time.Second)
 		}
 		v.samples(telemetrypb.Lane_LANE_TELEMETRY, list)
 	}
