@@ -31,7 +31,7 @@ func TestPage(t *testing.T) {
 	s := &server{t: t, broker: freeAddress(t), page: freeAddress(t), dir: t.TempDir()}
 	s.build()
 	s.start()
-	fleet, err := fleetdata.Fleet(time.Now())
+	fleet, err := fleetdata.Fleet(time.Now(), fleetdata.Hours*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,16 +27,22 @@ const (
 	Second    = "borealis"
 )
 
-// Hours is how long everybody has driven.
+// Hours is how long Plain has driven.
 const Hours = 3
 
-// Fleet is the fleet as it is now: twelve cars of one tenant, a van of another.
-func Fleet(now time.Time) (list []*Vehicle, err error) {
-	begun := now.Add(-Hours * time.Hour).Truncate(time.Second)
-	for n := 1; n <= 12; n++ {
-		list = append(list, newVehicle(First, fmt.Sprintf("car-%02d", n), n, begun))
+// Fleet is the fleet as it is now: twelve cars of one tenant, a van of another. All but Plain have driven for `others`, 15 minutes or more.
+func Fleet(now time.Time, others time.Duration) (list []*Vehicle, err error) {
+	began := func(device string) time.Time {
+		if device == Plain {
+			return now.Add(-Hours * time.Hour).Truncate(time.Second)
+		}
+		return now.Add(-others).Truncate(time.Second)
 	}
-	list = append(list, newVehicle(Second, Other, 99, begun))
+	for n := 1; n <= 12; n++ {
+		device := fmt.Sprintf("car-%02d", n)
+		list = append(list, newVehicle(First, device, n, began(device)))
+	}
+	list = append(list, newVehicle(Second, Other, 99, began(Other)))
 	for _, v := range list {
 		v.story(now)
 		err = errors.Join(err, v.err)
@@ -44,15 +50,15 @@ func Fleet(now time.Time) (list []*Vehicle, err error) {
 	return list, err
 }
 
-// story is a vehicle's three hours.
+// story is what happens to a vehicle.
 func (v *Vehicle) story(now time.Time) {
-	half := now.Add(-90 * time.Minute)
+	half := v.booted.Add(now.Sub(v.booted) / 2)
 	if v.Device == Undated {
 		v.clock = nil
 	}
 	v.begin()
 	v.drive(half)
-	v.event("overspeed", half.Add(-10*time.Minute), 131.5)
+	v.event("overspeed", half.Add(-5*time.Minute), 131.5)
 	switch v.Device {
 	case Gap:
 		v.lose(3)
@@ -79,7 +85,7 @@ func (v *Vehicle) story(now time.Time) {
 		v.samples(telemetrypb.Lane_LANE_TELEMETRY, gps.AppendSamples(nil, v.fix, f))
 	}
 	v.drive(now.Add(-time.Minute))
-	v.event("harsh_braking", v.moment.Add(-20*time.Minute), -4.8)
+	v.event("harsh_braking", v.moment.Add(-5*time.Minute), -4.8)
 	switch v.Device {
 	case Future:
 		v.aheadBy(24 * time.Hour)
