@@ -60,7 +60,7 @@ export async function vehicleView(main, settings, signal, tenant, device) {
     replace(trips, t.by === "none" ? el("p", { class: "hint" }, "There is no signal of speed or ignition to tell trips by.") :
       table(`Told by ${t.by}${t.speed_signal ? ` (${t.speed_signal})` : ""}`, [
         ["Start", (x) => el("button", { type: "button", title: "Show this trip", onclick: () => choose({ hours: 0, from: Date.parse(x.start), to: Date.parse(x.end) }) }, fmt.clock(x.start))],
-        ["Length", (x) => `${fmt.duration(Date.parse(x.end) - Date.parse(x.start))}${x.open ? ", goes on" : ""}`],
+        ["Length", (x) => `${fmt.duration(Date.parse(x.end) - Date.parse(x.start))}${x.open ? ", to the end shown" : ""}`],
         ["Distance", far, "number"],
         ["Top", (x) => (x.top_speed_mps === null ? "–" : `${Math.round(x.top_speed_mps * 3.6)} km/h`), "number"],
       ], t.items, "No trip in this time."));
