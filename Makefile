@@ -15,12 +15,15 @@ FUZZTIME ?= 2s
 TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 .DEFAULT_GOAL := build
-.PHONY: help build cross check test test-arm test-system fuzz torture demo bench lint proto clean
+.PHONY: help assets build cross check test test-arm test-system fuzz torture demo bench lint proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## build the three programs for this machine into bin/
+assets: ## fetch the page's parts that are others' work, at their pinned versions
+	@go run ./fleet/page/fetch
+
+build: assets ## build the three programs for this machine into bin/
 	@for p in agent fleet simulate; do $(GOBUILD) -o bin/waybill-$$p ./cmd/$$p; done
 
 cross: ## build the agent for the vehicles into dist/ and check that it is static and small
@@ -44,8 +47,8 @@ test: check ## all tests of this machine with the race detector, fuzz targets fo
 test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
-test-system: cross ## the agent on guest kernels with CAN, some of them on emulated hardware; brokers of other makers
-	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/shares ./test/vm
+test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; brokers of other makers
+	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/shares ./test/vm
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s
@@ -53,7 +56,7 @@ fuzz: ## every fuzz target for a minute each
 torture: ## what takes hours: long fuzzing, every test many times over; goes on where it was, TORTURE_TIME=1m shortens
 	TORTURE_TIME=$(TORTURE_TIME) .ci/torture
 
-demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
+demo: assets ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
 	DEMO_SECONDS=$(DEMO_SECONDS) go run ./test/demo
 
 bench: ## every benchmark, briefly, with allocations

@@ -16,5 +16,5 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	return cli.Group("waybill-fleet", "Receive what vehicles deliver, and list it",
-		serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand(), restoredCommand(), commandCommand(), kafkaCommand())
+		serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand(), restoredCommand(), commandCommand(), kafkaCommand(), eraseCommand())
 }

@@ -37,6 +37,7 @@ type serveFlags struct {
 	http                         httpFlags
 	slots                        slotFlags
 	deviceSamples                float64
+	page                         pageFlags
 }
 
 func serveCommand() *cobra.Command {
@@ -84,6 +85,7 @@ object per interval:
 	flags.Float64Var(&f.deviceSamples, "device-samples", 200_000, "samples a second that one device may have stored, lasting; what is above gets no receipt and comes again (0: any number)")
 	f.slots.add(cmd)
 	f.http.add(cmd)
+	f.page.add(cmd)
 	return cmd
 }
 
@@ -120,11 +122,17 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		}
 		defer stop()
 	}
+	stopPage, err := f.page.start(ctx, s, log)
+	if err != nil {
+		s.Close()
+		return err
+	}
 	if httpOptions != nil {
 		httpOptions.Send = receiver.Send
 	}
 	over, listener, err := f.http.server(ctx, httpOptions, ingester)
 	if err != nil {
+		stopPage()
 		s.Close()
 		return err
 	}
@@ -159,6 +167,7 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
+	stopPage()
 	err = errors.Join(err, metricsErr)
 	status.print(statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)))
 	status.end()
@@ -190,7 +199,7 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 			return o, err
 		}
 	}
-	if err := f.checkBroker(); err != nil {
+	if err := errors.Join(f.checkBroker(), f.page.check()); err != nil {
 		return o, err
 	}
 	if err := f.slots.check(); err != nil {

@@ -141,7 +141,7 @@ func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 // startAll runs broker and store, then the agent, then the car.
 func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
-	broker, metrics, err := freeAddresses()
+	broker, metrics, page, err := freeAddresses()
 	if err != nil {
 		return err
 	}
@@ -149,12 +149,13 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 	b.phase.Store("start")
 	b.store.Store(storeLine{})
 	if b.fleet, err = b.start(b.onFleet, "waybill-fleet", "serve", "--embedded-broker", broker, "--broker", "tcp://"+broker, "--insecure",
-		"--db", b.db, "--json", "--every", "500ms"); err != nil {
+		"--db", b.db, "--json", "--every", "500ms", "--page", page); err != nil {
 		return err
 	}
 	if b.link, err = uplinktest.NewProxy(broker); err != nil {
 		return err
 	}
+	fmt.Fprintf(b.out, "the fleet page, while this runs: http://%s/\n", page)
 	b.metricsURL = "http://" + metrics + "/metrics"
 	if err := os.WriteFile(b.path("agent.yaml"), fmt.Appendf(nil, agentConfig, b.link.Addr(), metrics), 0o600); err != nil {
 		return err
@@ -177,18 +178,18 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 	return err
 }
 
-// freeAddresses finds two free ports on the loopback.
-func freeAddresses() (string, string, error) {
-	var addrs [2]string
+// freeAddresses finds three free ports on the loopback.
+func freeAddresses() (broker, metrics, page string, err error) {
+	var addrs [3]string
 	for i := range addrs {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return "", "", err
+			return "", "", "", err
 		}
 		defer l.Close()
 		addrs[i] = l.Addr().String()
 	}
-	return addrs[0], addrs[1], nil
+	return addrs[0], addrs[1], addrs[2], nil
 }
 
 func (b *bench) onFleet(line []byte) {

@@ -41,6 +41,10 @@ spec() {
     strace)       echo "closure strace" ;;
     e2fsprogs)    echo "closure e2fsprogs" ;;
     swtpm)        echo "closure swtpm" ;;
+    chromium)     echo "closure chromium fonts-dejavu-core fontconfig-config" ;;
+    node)         echo "node nodejs npm" ;;
+    playwright)   echo "npm playwright-core@1.56.1" ;;
+    openapi)      echo "npm @seriousme/openapi-schema-validator@2.11.0" ;;
     shellcheck)   echo "closure shellcheck" ;;
     prometheus)   echo "download prometheus" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
@@ -140,6 +144,33 @@ END
   [ ! -d "$dest/debian" ] || "$dest/java" "$here/Authorities.java" /etc/ssl/certs/ca-certificates.crt "$dest/debian/etc/ssl/certs/java/cacerts"
 }
 
+# Writes DEST/node and DEST/npm, wrappers around this machine's Node.js with its npm, else around Debian's, unpacked beside them.
+make_node() { # DEST PACKAGE…
+  local dest=$1 node npm link
+  shift
+  node=$(command -v node || true)
+  npm=$(command -v npm || true)
+  if [ -z "$node" ] || [ -z "$npm" ]; then
+    with_lists get_closure "$@"
+    unpack "$dest/debian"
+    find "$dest/debian" -type l -lname '/*' | while IFS= read -r link; do ln -sfnr "$dest/debian$(readlink "$link")" "$link"; done
+    node="\$here/debian/usr/bin/node"
+    npm="$node \$here/debian/usr/share/nodejs/npm/bin/npm-cli.js"
+  fi
+  local name
+  for name in node npm; do
+    cat >"$dest/$name" <<END
+#!/bin/sh
+here=\$(cd "\$(dirname "\$0")" && pwd)
+if [ -d "\$here/debian" ]; then
+  export LD_LIBRARY_PATH="\$here/debian/usr/lib/$(uname -m)-linux-gnu" NODE_PATH="\$here/debian/usr/share/nodejs" PATH="\$here/debian/usr/bin:\$PATH"
+fi
+exec ${!name} "\$@"
+END
+    chmod +x "$dest/$name"
+  done
+}
+
 # Brings Maven packages with all that they need into DEST/jars.
 get_maven() { # DEST GROUP:NAME:VERSION…
   local dest=$1 java home part link org name version
@@ -199,6 +230,10 @@ fetch() { # GROUP DEST
         --target "$dest/site" "${names[@]}" >&2
       ;;
     java) make_java "$dest" "${names[@]}" ;;
+    node) make_node "$dest" "${names[@]}" ;;
+    npm)
+      "$cache/node/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dest" "${names[@]}" >&2
+      ;;
     maven) get_maven "$dest" "${names[@]}" ;;
     sdist) # of packages' sources, the DBC files that they hold
       make_python "$dest"
@@ -250,6 +285,7 @@ for group in "$@"; do
   want=$(spec "$group") || fail "no group $group"
   if [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ]; then
     [[ $want != maven* ]] || "${BASH_SOURCE[0]}" java >/dev/null
+    [[ $want != npm* ]] || "${BASH_SOURCE[0]}" node >/dev/null
     (
       flock 9
       [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ] || exit 0 # another call brought it while we waited
