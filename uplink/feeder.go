@@ -14,14 +14,8 @@ func (s *session) feed() {
 	defer s.u.tasks.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	whole := false // only full segments go out
 	for {
 		f, topic, payload, wait := s.next()
-		// What follows fills the segment that a payload began, as long as something follows at once and nobody waits for it.
-		if follows := f != nil && f.lane > buffer.Lane(telemetrypb.Lane_LANE_EVENT); follows != whole {
-			whole = follows
-			s.u.wire.wholeSegments(whole)
-		}
 		if f == nil {
 			var due <-chan time.Time
 			if wait > 0 {

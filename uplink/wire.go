@@ -72,21 +72,6 @@ func (w *wire) ask() (trip time.Duration, all segments) {
 	return trip, all
 }
 
-// wholeSegments makes the kernel keep what fills no segment until more is written, or send it at once (tcp(7), TCP_CORK).
-func (w *wire) wholeSegments(on bool) {
-	socket, _ := w.socket.Load().(socketOf)
-	if socket.RawConn == nil {
-		return
-	}
-	value := 0
-	if on {
-		value = 1
-	}
-	_ = socket.Control(func(fd uintptr) { // what fails costs some bytes
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, value)
-	})
-}
-
 // carried notes what a PUBLISH took on the wire. A ping or an acknowledgement written at the same moment counts in.
 func (u *Uplink) carried(lane telemetrypb.Lane, bytes uint64) {
 	if lane == 0 || bytes == 0 || u.o.OnTraffic == nil {
