@@ -23,7 +23,8 @@ help: ## list the targets
 assets: ## fetch the page's parts that are others' work, at their pinned versions
 	@go run ./fleet/page/fetch
 
-build: assets ## build the three programs for this machine into bin/
+build: ## build the three programs for this machine into bin/
+	@go run ./fleet/page/fetch -try
 	@for p in agent fleet simulate; do $(GOBUILD) -o bin/waybill-$$p ./cmd/$$p; done
 
 cross: ## build the agent for the vehicles into dist/ and check that it is static and small
@@ -56,7 +57,8 @@ fuzz: ## every fuzz target for a minute each
 torture: ## what takes hours: long fuzzing, every test many times over; goes on where it was, TORTURE_TIME=1m shortens
 	TORTURE_TIME=$(TORTURE_TIME) .ci/torture
 
-demo: assets ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
+demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
+	@go run ./fleet/page/fetch -try
 	DEMO_SECONDS=$(DEMO_SECONDS) go run ./test/demo
 
 bench: ## every benchmark, briefly, with allocations
