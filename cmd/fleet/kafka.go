@@ -39,32 +39,35 @@ type kafkaFlags struct {
 	ca, cert, key      string
 	user, passwordFile string
 	mechanism          string
+	before             string // of the flags' names
 }
 
-func (f *kafkaFlags) add(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&f.brokers, "brokers", nil, "Kafka's brokers, HOST:PORT[,HOST:PORT…]; one is enough to find the others")
-	flags.StringVar(&f.prefix, "topic-prefix", stream.DefaultPrefix, "what the topics' names begin with")
-	flags.BoolVar(&f.tls, "tls", false, "TLS; --ca and --cert turn it on too")
-	flags.StringVar(&f.ca, "ca", "", "PEM file of the authorities that may vouch for the brokers (default: the system's)")
-	flags.StringVar(&f.cert, "cert", "", "PEM file of the client certificate")
-	flags.StringVar(&f.key, "cert-key", "", "PEM file of its key")
-	flags.StringVar(&f.user, "user", "", "user for SASL")
-	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the user's password; read at each connection")
-	flags.StringVar(&f.mechanism, "sasl", "", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN (default with --user: SCRAM-SHA-512)")
-	flags.BoolVar(&f.insecure, "insecure", false, "allow brokers without TLS that are not on this machine")
+// add adds the flags; `before` stands before their names.
+func (f *kafkaFlags) add(flags *pflag.FlagSet, before string) {
+	f.before = before
+	flags.StringSliceVar(&f.brokers, before+"brokers", nil, "Kafka's brokers, HOST:PORT[,HOST:PORT…]; one is enough to find the others")
+	flags.StringVar(&f.prefix, before+"topic-prefix", stream.DefaultPrefix, "what the names of Kafka's topics begin with")
+	flags.BoolVar(&f.tls, before+"tls", false, "TLS; an authority or a certificate turns it on too")
+	flags.StringVar(&f.ca, before+"ca", "", "PEM file of the authorities that may vouch for the brokers (default: the system's)")
+	flags.StringVar(&f.cert, before+"cert", "", "PEM file of the client certificate")
+	flags.StringVar(&f.key, before+"cert-key", "", "PEM file of its key")
+	flags.StringVar(&f.user, before+"user", "", "user at Kafka, for SASL")
+	flags.StringVar(&f.passwordFile, before+"password-file", "", "file that holds the user's password; read at each connection")
+	flags.StringVar(&f.mechanism, before+"sasl", "", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN (default with a user: SCRAM-SHA-512)")
+	flags.BoolVar(&f.insecure, before+"insecure", false, "allow Kafka's brokers without TLS that are not on this machine")
 }
 
 // options checks the flags and makes options of them.
 func (f *kafkaFlags) options(log *slog.Logger) (o stream.Options, err error) {
 	switch {
 	case len(f.brokers) == 0:
-		return o, errors.New("--brokers HOST:PORT is needed")
+		return o, fmt.Errorf("--%sbrokers HOST:PORT is needed", f.before)
 	case (f.cert == "") != (f.key == ""):
-		return o, errors.New("--cert and --cert-key belong together")
+		return o, fmt.Errorf("--%[1]scert and --%[1]scert-key belong together", f.before)
 	case f.user == "" && (f.passwordFile != "" || f.mechanism != ""):
-		return o, errors.New("--password-file and --sasl want a --user")
+		return o, fmt.Errorf("--%[1]spassword-file and --%[1]ssasl want a --%[1]suser", f.before)
 	case f.user != "" && f.passwordFile == "":
-		return o, errors.New("--user wants a --password-file")
+		return o, fmt.Errorf("--%[1]suser wants a --%[1]spassword-file", f.before)
 	}
 	o = stream.Options{Brokers: f.brokers, Prefix: f.prefix, Insecure: f.insecure, Log: log}
 	files := serveFlags{ca: f.ca, cert: f.cert, key: f.key, user: f.user, passwordFile: f.passwordFile}
@@ -115,7 +118,7 @@ Exit code 0: all is as it is to be. 3: something differs. 1: Kafka refused, or c
 			return errors.Join(err, printChanges(cmd.OutOrStdout(), changes, asJSON, err == nil))
 		},
 	}
-	f.add(cmd.Flags())
+	f.add(cmd.Flags(), "")
 	flags := cmd.Flags()
 	flags.IntVar(&t.Partitions, "partitions", 12, "partitions of each topic; the dead letters have one")
 	flags.IntVar(&t.Replication, "replication", 3, "copies of each partition; all but one (min.insync.replicas) must be there for writing")
@@ -193,7 +196,7 @@ Kafka, and the lag. What they have told is a second or so behind the store's own
 			return printStatus(cmd.OutOrStdout(), list)
 		},
 	}
-	f.add(cmd.Flags())
+	f.add(cmd.Flags(), "")
 	cmd.Flags().StringVar(&group, "group", "waybill-store", "the consumers' group")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object for each partition")
 	return cmd

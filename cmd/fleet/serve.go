@@ -38,6 +38,7 @@ type serveFlags struct {
 	slots                        slotFlags
 	deviceSamples                float64
 	page                         pageFlags
+	kafka                        throughKafka
 }
 
 func serveCommand() *cobra.Command {
@@ -86,6 +87,7 @@ object per interval:
 	f.slots.add(cmd)
 	f.http.add(cmd)
 	f.page.add(cmd)
+	f.kafka.add(cmd)
 	return cmd
 }
 
@@ -109,8 +111,20 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		return err
 	}
 	ingester := ingest.New(ingest.Options{Log: log, DeviceSamples: f.deviceSamples}, s)
-	receiver, leave, err := f.slots.source(o, ingester)
-	if err != nil {
+	var applier ingest.Applier = ingester
+	var kafka *between
+	var receiver source // set before anything runs
+	if f.kafka.on() {
+		kafka, err = f.kafka.start(ingester, s, func(ctx context.Context, replies []ingest.Reply) error { return receiver.Send(ctx, replies) }, log)
+		if err != nil {
+			s.Close()
+			return cli.UsageError(err)
+		}
+		defer kafka.Close()
+		applier = kafka
+	}
+	var leave func() error
+	if receiver, leave, err = f.slots.source(o, applier); err != nil {
 		s.Close()
 		return cli.UsageError(err)
 	}
@@ -128,9 +142,9 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		return err
 	}
 	if httpOptions != nil {
-		httpOptions.Send = receiver.Send
+		httpOptions.Send, httpOptions.Stream = receiver.Send, kafka != nil
 	}
-	over, listener, err := f.http.server(ctx, httpOptions, ingester)
+	over, listener, err := f.http.server(ctx, httpOptions, applier)
 	if err != nil {
 		stopPage()
 		s.Close()
@@ -140,6 +154,9 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		c := receiver.Counts()
 		if over != nil {
 			c.Add(over.Counts().Counts)
+		}
+		if kafka != nil {
+			c.Add(kafka.consumer.Counts().Counts)
 		}
 		return c
 	}
@@ -164,11 +181,15 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	if over != nil {
 		tasks.Go(func() { httpErr = over.Run(ctx, listener); cancel() })
 	}
+	var kafkaErr error
+	if kafka != nil {
+		tasks.Go(func() { kafkaErr = kafka.consumer.Run(ctx); cancel() })
+	}
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
 	stopPage()
-	err = errors.Join(err, metricsErr)
+	err = errors.Join(err, metricsErr, kafkaErr)
 	status.print(statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)))
 	status.end()
 	return errors.Join(err, httpErr, leave(), s.Close())
@@ -202,7 +223,7 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	if err := errors.Join(f.checkBroker(), f.page.check()); err != nil {
 		return o, err
 	}
-	if err := f.slots.check(); err != nil {
+	if err := errors.Join(f.slots.check(), f.kafka.check()); err != nil {
 		return o, err
 	}
 	o = ingest.ReceiverOptions{

@@ -108,6 +108,11 @@ func New(o Options, s store.Store) *Ingester {
 // messages may be acknowledged and the replies sent; with an error nothing of it remains, and the messages must come
 // again. Bad messages are no error: they are kept as dead letters.
 func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Counts, error) {
+	return g.apply(ctx, messages, func(store.Tx) error { return nil })
+}
+
+// apply applies messages behind what `first` does in the same transaction.
+func (g *Ingester) apply(ctx context.Context, messages []Message, first func(store.Tx) error) ([]Reply, Counts, error) {
 	opened := make([]opened, len(messages))
 	ahead := decodeAhead
 	for i, m := range messages {
@@ -121,6 +126,9 @@ func (g *Ingester) Apply(ctx context.Context, messages []Message) ([]Reply, Coun
 		replies, counts, asked = nil, Counts{}, questions{} // Update may run this again
 		offenders = map[[2]string]*Offender{}
 		retime := g.retimeSamples
+		if err := first(tx); err != nil {
+			return err
+		}
 		for i := range opened {
 			a := &application{Ingester: g, tx: tx, now: g.now(), message: messages[i], counts: &counts, asked: &asked, offenders: offenders, retimeLeft: &retime}
 			if err := a.run(&opened[i]); err != nil {

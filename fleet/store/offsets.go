@@ -10,9 +10,9 @@ import (
 // ErrFenced: somebody else has moved the offset meanwhile, and with it stored what lies behind. The transaction must fail.
 var ErrFenced = errors.New("another consumer has stored what comes behind this offset")
 
-// CheckAdvance refuses what is no way forward; from is −1 where no offset is known.
+// CheckAdvance refuses what is no offset; from is −1 where none is known. Back it goes where a topic was made anew.
 func CheckAdvance(from, to int64) error {
-	if from < -1 || to < 0 || to < from {
+	if from < -1 || to < 0 {
 		return fmt.Errorf("an offset does not go from %d to %d", from, to)
 	}
 	return nil
