@@ -104,6 +104,7 @@ type Consumer struct {
 	o     ConsumerOptions
 	sink  Sink
 	topic string
+	said  *clientLog // what would be said again and again
 
 	client *kgo.Client // these two by Run
 	admin  *kadm.Client
@@ -166,7 +167,7 @@ func NewConsumer(o ConsumerOptions, sink Sink) (*Consumer, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	return &Consumer{o: o, sink: sink, topic: o.RawTopic(), workers: map[int32]*worker{}}, nil
+	return &Consumer{o: o, sink: sink, topic: o.RawTopic(), said: newClientLog(o.Log, time.Now), workers: map[int32]*worker{}}, nil
 }
 
 // Counts is what was done since the start.
@@ -260,7 +261,7 @@ func (c *Consumer) poll(ctx context.Context) {
 			if p.Topic == c.topic {
 				c.hand(p)
 			} else if p.Err != nil && !errors.Is(p.Err, context.DeadlineExceeded) && !errors.Is(p.Err, context.Canceled) {
-				c.o.Log.Error("Kafka", "err", explain(p.Err))
+				c.said.Log(kgo.LogLevelError, "the group", "err", explain(p.Err))
 			}
 		})
 		c.client.AllowRebalance()
@@ -281,9 +282,9 @@ func (c *Consumer) hand(p kgo.FetchTopicPartition) {
 			w.rewind(lost.ResetTo)
 		}
 	case errors.Is(p.Err, kerr.UnknownTopicOrPartition):
-		c.o.Log.Error("fetch", "topic", p.Topic, "partition", p.Partition, "err", explain(p.Err))
+		c.said.Log(kgo.LogLevelError, "fetch: no such topic", "topic", p.Topic, "partition", p.Partition, "err", explain(p.Err))
 	default:
-		c.o.Log.Warn("fetch", "topic", p.Topic, "partition", p.Partition, "err", explain(p.Err))
+		c.said.Log(kgo.LogLevelWarn, "fetch", "topic", p.Topic, "partition", p.Partition, "err", explain(p.Err))
 	}
 	if w != nil && len(p.Records) > 0 {
 		w.queue(p.Records, p.HighWatermark)

@@ -126,7 +126,7 @@ func (o *Options) client(more ...kgo.Opt) (*kgo.Client, error) {
 	}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Brokers...), kgo.ClientID(id), kgo.SoftwareNameAndVersion("waybill-fleet", "1"),
-		kgo.Dialer(o.dial), kgo.RequestTimeoutOverhead(requestTimeout), kgo.DisableClientMetrics(), kgo.WithLogger(clientLog{o.logger()}),
+		kgo.Dialer(o.dial), kgo.RequestTimeoutOverhead(requestTimeout), kgo.DisableClientMetrics(), kgo.WithLogger(newClientLog(o.logger(), time.Now)),
 		// A topic that is made later, and partitions that are added, are found within half a minute.
 		kgo.MetadataMinAge(250 * time.Millisecond), kgo.MetadataMaxAge(30 * time.Second),
 		// Half a second is enough to spare a broker that starts, and little against how long one is away.
@@ -182,19 +182,6 @@ func (o *Options) logger() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return o.Log
-}
-
-// clientLog carries the library's warnings and errors into our log.
-type clientLog struct{ log *slog.Logger }
-
-func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
-
-func (l clientLog) Log(level kgo.LogLevel, text string, pairs ...any) {
-	to := slog.LevelWarn
-	if level == kgo.LogLevelError {
-		to = slog.LevelError
-	}
-	l.log.Log(context.Background(), to, "Kafka client: "+text, pairs...)
 }
 
 func isLoopback(host string) bool {
