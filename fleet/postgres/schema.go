@@ -18,6 +18,9 @@ const application = "waybill-fleet"
 // openLock is the key of the advisory lock under which tables are made and migrated ("WBfl", as SQLite's application id).
 const openLock = 0x5742666C
 
+// updateLock is the key of the advisory lock that transactions of Update share, or one has alone ("WBup").
+const updateLock = 0x57427570
+
 // migrations lead from one version of the schema to the next; a new store runs through all. What is here is never changed.
 var migrations = []string{schema1}
 

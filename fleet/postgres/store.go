@@ -178,8 +178,20 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// attempts is how often Update tries what other transactions were in the way of.
-const attempts = 20
+// attempts is how often Update tries what other transactions were in the way of; from the aloneFrom-th on, no other one runs
+// beside it: those that go on as they are could be in its way for ever.
+const (
+	attempts  = 20
+	aloneFrom = 4
+)
+
+// begin begins a transaction beside others, or alone. Who waits to be alone is overtaken by nobody (the lock's queue).
+func begin(attempt int) string {
+	if attempt < aloneFrom {
+		return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock_shared(%d)", updateLock)
+	}
+	return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", updateLock)
+}
 
 // Update runs f in one transaction, and again when another transaction was in its way: f must begin anew then. When the
 // connection breaks while the server commits, Update fails and what f did may stand: whoever does it again finds
@@ -190,7 +202,7 @@ func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
 	}
 	wanted := map[deviceName]bool{} // devices, by the attempts before
 	for attempt := 1; ; attempt++ {
-		err := s.try(ctx, f, wanted)
+		err := s.try(ctx, f, wanted, attempt)
 		var absent *absentPartition
 		switch {
 		case err == nil:
@@ -224,13 +236,18 @@ func wasInTheWay(err error) bool {
 
 // try is one transaction. It takes what earlier attempts wanted ahead of f and in one order, so that several that have been
 // in one another's way are no more.
-func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool) error {
+func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool, attempt int) (err error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	defer conn.Release()
-	if _, err := conn.Exec(ctx, "BEGIN"); err != nil {
+	defer func() {
+		if err != nil {
+			undo(ctx, conn.Conn())
+		}
+	}()
+	if _, err := conn.Conn().PgConn().Exec(ctx, begin(attempt)).ReadAll(); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := newTx(ctx, s, conn.Conn(), wanted)
@@ -260,13 +277,17 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[devi
 	if t.err != nil && !errors.Is(err, t.err) {
 		err = errors.Join(err, t.err) // what f made of it may hide that it can be tried again
 	}
-	// The context may be what failed; the roll-back must not depend on it. A broken connection is not used again.
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
-	defer cancel()
-	if _, failed := conn.Exec(undo, "ROLLBACK"); failed != nil {
-		_ = conn.Conn().Close(undo)
-	}
 	return err
+}
+
+// undo rolls a connection's transaction back. The context may be what failed, and the roll-back must not depend on it. A
+// broken connection is not used again.
+func undo(ctx context.Context, c *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+	defer cancel()
+	if _, err := c.Exec(ctx, "ROLLBACK"); err != nil {
+		_ = c.Close(ctx)
+	}
 }
 
 // keep remembers what a transaction has made or read and nobody can change.
