@@ -38,18 +38,19 @@ check: ## gofmt and go vet, for this machine and for the vehicles
 	GOARCH=arm64 go vet $(VEHICLE)
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
-test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicles' instruction sets
+test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicle's packages on armv7
 	$(RACE) -skip '^TestVcan' -timeout 15m ./test/e2e ./buffer $$(go list ./... | grep -v '/test/\(vm\|sim\)$$') # the longest first
 	$(RACE) -run '^Test(RandomWeeks|VirtualDay)$$' ./test/sim # what is long runs without the detector
 	WAYBILL_WEEKS=1000 go run ./test/gotest ./test/sim
-	.ci/test-arm $(VEHICLE)
+	ARCHES=arm .ci/test-arm $(VEHICLE)
 	.ci/fuzz $(FUZZTIME)
 
 test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
-test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; brokers of other makers
+test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; others' brokers and databases; arm64
 	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/shares ./test/vm
+	ARCHES=arm64 .ci/test-arm $(VEHICLE)
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s
