@@ -121,7 +121,11 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 type segments struct{ sent, again uint32 }
 
 // learned takes what the kernel says of the connection: the shortest round trip of a segment, and how many were sent.
+// What is less than before is another connection's, or nothing.
 func (b *budget) learned(now time.Time, trip time.Duration, all segments) {
+	if all.sent < b.path.sent || all.again < b.path.again {
+		return
+	}
 	b.trip = trip
 	if half := max(lossWindow/2, 25*b.delay); now.Sub(b.since) >= half {
 		b.lately[1] = b.lately[0]

@@ -280,6 +280,11 @@ func TestBudgetWhilePacketsAreLost(t *testing.T) {
 			t.Fatalf("%d bytes may be in flight with two segments of a hundred lost, %d without", got, calm)
 		}
 	}
+	before := p.b.lately
+	p.b.learned(p.now, 0, segments{}) // the kernel says nothing of a connection that was closed
+	if p.b.lately != before || p.b.trip != trip {
+		t.Errorf("what a closed connection says changes the counts from %v to %v, the trip to %v", before, p.b.lately, p.b.trip)
+	}
 	p.b.most = 2 * calm / 3
 	if got := window(); got > p.b.most {
 		t.Errorf("%d bytes may be in flight, %d allowed", got, p.b.most)

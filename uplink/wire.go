@@ -43,7 +43,7 @@ func (c *wiredConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// use makes a connection the one whose repairs are told.
+// use makes a connection the one that ask is about.
 func (w *wire) use(conn net.Conn) {
 	if c, ok := conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
