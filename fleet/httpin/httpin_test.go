@@ -2,9 +2,7 @@ package httpin
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -14,14 +12,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -303,223 +299,6 @@ func TestWebhookShapes(t *testing.T) {
 	text := fmt.Sprintf(`{"topic":"wb1/acme/car-1/up/control","payload_hex":%q}`, hex.EncodeToString(payload(v.control())))
 	if resp, _ := b.post("/v1/webhook", []byte(text), "Content-Type", "application/json"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a receipt that did not go out: %s", resp.Status)
-	}
-}
-
-func writeTokens(t *testing.T, file string, lines map[string]string) {
-	t.Helper()
-	text := "# tenant: sha256\n\n"
-	for secret, tenant := range lines {
-		text += fmt.Sprintf("%s: %x\n", tenant, sha256.Sum256([]byte(secret)))
-	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestTokens(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tokens")
-	writeTokens(t, file, map[string]string{"secret-a": "acme", "secret-b": "other", "secret-broker": "*"})
-	tokens, err := OpenTokens(file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, v := newBed(t, Options{Tokens: tokens}), newVehicle(t, "car-1")
-	p := payload(v.control())
-	for token, want := range map[string]int{"": 401, "Bearer secret-a": 200, "bearer secret-a": 200, "Bearer secret-b": 403, "Bearer secret-broker": 200, "Bearer nonsense": 401, "Basic c2VjcmV0": 401, "Bearer ": 401} {
-		resp, body := b.post(v.path("control"), p, "Authorization", token)
-		if resp.StatusCode != want {
-			t.Errorf("%q: %s, want %d", token, resp.Status, want)
-		}
-		if want == 401 && resp.Header.Get("WWW-Authenticate") == "" || want != 200 && resp.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%q: %v %s", token, resp.Header, body)
-		}
-	}
-	// A token for one tenant does not open another's by the envelope or by a webhook's topic.
-	other := newVehicle(t, "car-1")
-	other.tenant = "other"
-	if resp, _ := b.post("/v1/batches", protowire.AppendBytes(nil, other.control()), "Authorization", "Bearer secret-a"); resp.StatusCode != 403 {
-		t.Errorf("a batch of another tenant in the list: %s", resp.Status)
-	}
-	text := `{"topic":"wb1/other/car-1/up/control","payload_hex":""}`
-	if resp, _ := b.post("/v1/webhook", []byte(text), "Authorization", "Bearer secret-a", "Content-Type", typeJSON); resp.StatusCode != 403 {
-		t.Errorf("a webhook with another tenant's topic: %s", resp.Status)
-	}
-	// The file is read again; a broken one leaves the last good one.
-	status := func(token string) int {
-		tokens.mu.Lock()
-		tokens.looked = time.Time{}
-		tokens.mu.Unlock()
-		resp, _ := b.post(v.path("control"), p, "Authorization", "Bearer "+token)
-		return resp.StatusCode
-	}
-	writeTokens(t, file, map[string]string{"secret-new": "acme"})
-	if status("secret-a") != 401 || status("secret-new") != 200 {
-		t.Error("the changed file was not read")
-	}
-	if err := os.WriteFile(file, []byte("acme: short\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if status("secret-new") != 200 || status("secret-a") != 401 {
-		t.Error("a broken file changed who may come in")
-	}
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenTokens(file, nil); err == nil {
-		t.Error("an empty file was accepted at start")
-	}
-}
-
-func TestWhoMayListen(t *testing.T) {
-	for address, want := range map[string]string{"127.0.0.1:0": "", "localhost:80": "", "[::1]:80": "", "0.0.0.0:80": "certificate", ":80": "certificate", "192.0.2.1:80": "certificate", "nonsense": "address"} {
-		err := (&Options{}).Check(address)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", address, err)
-		}
-	}
-	withTLS := certificates(t).server(t)
-	if err := (&Options{TLS: withTLS}).Check("0.0.0.0:443"); err != nil {
-		t.Errorf("TLS and client certificates: %v", err)
-	}
-	withTLS.ClientCAs = nil
-	if err := (&Options{TLS: withTLS}).Check("0.0.0.0:443"); err == nil || !strings.Contains(err.Error(), "who they are") {
-		t.Errorf("TLS without authentication: %v", err)
-	}
-}
-
-func TestCertificateIsTheDevice(t *testing.T) {
-	ca := certificates(t)
-	b := newBed(t, Options{TLS: ca.server(t)})
-	v, other := newVehicle(t, "car-1"), newVehicle(t, "car-2")
-	for _, test := range []struct {
-		name         string
-		organisation string
-		device       string
-		path         string
-		body         []byte
-		want         int
-	}{
-		{"itself", "acme", "car-1", v.path("control"), payload(v.control()), 200},
-		{"another device", "acme", "car-1", other.path("control"), payload(other.control()), 403},
-		{"another device in the list", "acme", "car-1", "/v1/batches", protowire.AppendBytes(nil, other.control()), 403},
-		{"another tenant", "other", "car-1", v.path("control"), payload(v.control()), 403},
-		{"no tenant", "", "car-1", v.path("control"), payload(v.control()), 403},
-		{"no name that can be one", "acme", "car/1", v.path("control"), payload(v.control()), 403},
-		{"no certificate", "", "", v.path("control"), payload(v.control()), 401},
-	} {
-		b.http.CloseIdleConnections()
-		b.http = ca.client(t, test.organisation, test.device)
-		if resp, body := b.post(test.path, test.body); resp.StatusCode != test.want {
-			t.Errorf("%s: %s %s, want %d", test.name, resp.Status, body, test.want)
-		}
-	}
-	b.http.CloseIdleConnections()
-	b.http = certificates(t).client(t, "acme", "car-1") // another authority's
-	if _, _, err := b.try(v.path("control"), payload(v.control())); err == nil {
-		t.Error("a certificate of an unknown authority was taken")
-	}
-}
-
-func compressed(t *testing.T, encoding string, data []byte) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	var w io.WriteCloser = gzip.NewWriter(&out)
-	if encoding == "zstd" {
-		z, err := zstd.NewWriter(&out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w = z
-	}
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
-func TestBodiesAreBounded(t *testing.T) {
-	b, v := newBed(t, Options{MaxBody: 64 << 10, MaxDecompressed: 256 << 10}), newVehicle(t, "car-1")
-	p := payload(v.control())
-	for _, encoding := range []string{"gzip", "zstd"} {
-		if resp, body := b.post(v.path("control"), compressed(t, encoding, p), "Content-Encoding", encoding); resp.StatusCode != 200 {
-			t.Errorf("%s: %s %s", encoding, resp.Status, body)
-		}
-		bomb := compressed(t, encoding, make([]byte, 4<<20))
-		if len(bomb) >= 64<<10 {
-			bomb = bomb[:64<<10-1]
-		}
-		if resp, body := b.post(v.path("control"), bomb, "Content-Encoding", encoding); resp.StatusCode != 413 {
-			t.Errorf("%s bomb of %d bytes: %s %s", encoding, len(bomb), resp.Status, body)
-		}
-		if resp, _ := b.post(v.path("control"), p, "Content-Encoding", encoding); resp.StatusCode != 400 {
-			t.Errorf("%s that is none: %s", encoding, resp.Status)
-		}
-	}
-	for name, test := range map[string]struct {
-		body   []byte
-		header []string
-		want   int
-	}{
-		"too long":         {make([]byte, 65<<10), nil, 413},
-		"nothing":          {nil, nil, 200}, // a dead letter, as on MQTT: checked below
-		"unknown encoding": {p, []string{"Content-Encoding", "br"}, 415},
-		"unknown type":     {p, []string{"Content-Type", "text/html"}, 415},
-		"no type":          {p, []string{"Content-Type", ""}, 415},
-	} {
-		resp, body := b.post(v.path("control"), test.body, test.header...)
-		if name == "nothing" {
-			test.want = http.StatusNoContent
-		}
-		if resp.StatusCode != test.want {
-			t.Errorf("%s: %s %s, want %d", name, resp.Status, body, test.want)
-		}
-	}
-	for path, want := range map[string]int{"/": 404, "/v1/acme/car-1/down": 404, "/v1/acme/car.1/control": 404, "/v1/acme/car-1/control/x": 404, "/v1/acme/a%2Fb/control": 404} {
-		if resp, _ := b.post(path, p); resp.StatusCode != want {
-			t.Errorf("%s: %s", path, resp.Status)
-		}
-	}
-	if resp, err := b.http.Get(b.url + "/v1/batches"); err != nil || resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" {
-		t.Errorf("GET: %v %v", resp, err)
-	}
-	if all := b.s.held.all; all != (share{}) || len(b.s.held.senders) != 0 {
-		t.Errorf("still held after all answers: %+v", all)
-	}
-}
-
-func TestRateCostsOnlyItsDevice(t *testing.T) {
-	b := newBed(t, Options{DeviceRate: 0.001, DeviceBurst: 3})
-	v, other := newVehicle(t, "car-1"), newVehicle(t, "car-2")
-	p := payload(v.control())
-	for i := range 5 {
-		resp, _ := b.post(v.path("control"), p)
-		if limited := resp.StatusCode == 429; limited != (i >= 3) || limited && resp.Header.Get("Retry-After") == "" {
-			t.Errorf("request %d: %s", i, resp.Status)
-		}
-	}
-	if resp, _ := b.post(other.path("control"), payload(other.control())); resp.StatusCode != 200 {
-		t.Errorf("another device: %s", resp.Status)
-	}
-	if c := b.s.Counts(); c.Limited != 2 {
-		t.Errorf("counts %+v", c)
-	}
-}
-
-func TestBucketsAreBounded(t *testing.T) {
-	b, now := newBuckets(1, 2), time.Unix(0, 0)
-	b.most = 100
-	for i := range 1000 {
-		b.take(fmt.Sprint(i), now)
-	}
-	if len(b.list) > b.most {
-		t.Errorf("%d buckets", len(b.list))
-	}
-	if b.take("a", now); b.take("a", now) != 0 || b.take("a", now) != time.Second || b.take("a", now.Add(time.Second)) != 0 {
-		t.Error("a burst of two and one a second is not what is given")
 	}
 }
 

@@ -16,26 +16,12 @@ func (t *tx) laneOf(device, epoch int64, lane int32) *laneChange {
 	return t.lane(device, uint64(epoch), telemetrypb.Lane(lane))
 }
 
-// laneSeq is an element of epochs.parent_last and epochs.first.
-type laneSeq struct {
-	Lane int32  `json:"lane"`
-	Seq  uint64 `json:"seq"`
-}
-
-func laneSeqs(list []*telemetrypb.LaneSeq) []laneSeq {
-	out := make([]laneSeq, 0, len(list))
-	for _, l := range list {
-		out = append(out, laneSeq{int32(l.GetLane()), l.GetSeq()})
-	}
-	return out
-}
-
 // PutEpoch notes how far the epoch's parent had come, and from where its own numbers count.
 func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
 	if _, err := t.hold(device); err != nil {
 		return err
 	}
-	parentLast, first := laneSeqs(e.GetParentLast()), laneSeqs(e.GetFirst())
+	parentLast, first := store.LaneSeqs(e.GetParentLast()), store.LaneSeqs(e.GetFirst())
 	lastText, err := json.Marshal(parentLast)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func (c *coverage) announced(k laneKey, seq uint64) {
 }
 
 // began takes the record of a new epoch: how far its parent had come, and from where its own numbers count.
-func (c *coverage) began(device int64, epoch, parent uint64, parentLast, first []laneSeq) {
+func (c *coverage) began(device int64, epoch, parent uint64, parentLast, first []LaneSeq) {
 	if parent != 0 {
 		for _, l := range parentLast {
 			c.announced(laneKey{device, parent, telemetrypb.Lane(l.Lane)}, l.Seq)
@@ -163,7 +163,7 @@ func loadCoverage(ctx context.Context, db *sql.DB) (*coverage, error) {
 		if err := rows.Scan(&device, &epoch, &parent, &lastText, &firstText); err != nil {
 			return err
 		}
-		var last, first []laneSeq
+		var last, first []LaneSeq
 		if err := json.Unmarshal([]byte(lastText), &last); err != nil {
 			return fmt.Errorf("epoch record: parent's last %q: %w", lastText, err)
 		}
@@ -176,16 +176,17 @@ func loadCoverage(ctx context.Context, db *sql.DB) (*coverage, error) {
 	return c, err
 }
 
-// laneSeq is an element of epochs.parent_last and epochs.first.
-type laneSeq struct {
+// LaneSeq is an element of epochs.parent_last and epochs.first, as it stands there in JSON.
+type LaneSeq struct {
 	Lane int32  `json:"lane"`
 	Seq  uint64 `json:"seq"`
 }
 
-func laneSeqs(list []*telemetrypb.LaneSeq) []laneSeq {
-	out := make([]laneSeq, 0, len(list))
+// LaneSeqs makes elements of what a vehicle said.
+func LaneSeqs(list []*telemetrypb.LaneSeq) []LaneSeq {
+	out := make([]LaneSeq, 0, len(list))
 	for _, l := range list {
-		out = append(out, laneSeq{int32(l.GetLane()), l.GetSeq()})
+		out = append(out, LaneSeq{int32(l.GetLane()), l.GetSeq()})
 	}
 	return out
 }

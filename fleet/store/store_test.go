@@ -33,8 +33,14 @@ func open(t testing.TB, file string) *SQLite {
 // check is SQLite's own opinion of the file.
 func check(t testing.TB, s *SQLite) {
 	t.Helper()
+	CheckRows(t, s.db)
+}
+
+// CheckRows asks SQLite for its own opinion of a store; the suite's tests are in another package and ask too.
+func CheckRows(t testing.TB, db *sql.DB) {
+	t.Helper()
 	for _, pragma := range []string{"integrity_check", "foreign_key_check"} {
-		rows, err := s.db.Query("PRAGMA " + pragma)
+		rows, err := db.Query("PRAGMA " + pragma)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,19 +35,5 @@ func check(t testing.TB, file string) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for _, pragma := range []string{"integrity_check", "foreign_key_check"} {
-		rows, err := db.Query("PRAGMA " + pragma)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var text string
-			if pragma == "foreign_key_check" {
-				t.Error("a row refers to one that is not there")
-			} else if err := rows.Scan(&text); err != nil || text != "ok" {
-				t.Errorf("%s: %s %v", pragma, text, err)
-			}
-		}
-	}
+	store.CheckRows(t, db)
 }

@@ -333,11 +333,11 @@ func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
 			return err
 		}
 	}
-	last, err := json.Marshal(laneSeqs(e.GetParentLast()))
+	last, err := json.Marshal(LaneSeqs(e.GetParentLast()))
 	if err != nil {
 		return err
 	}
-	first, err := json.Marshal(laneSeqs(e.GetFirst()))
+	first, err := json.Marshal(LaneSeqs(e.GetFirst()))
 	if err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
 		return err
 	}
 	t.after(func(c *coverage, _ *Totals) {
-		c.began(device, e.GetEpoch(), e.GetParent(), laneSeqs(e.GetParentLast()), laneSeqs(e.GetFirst()))
+		c.began(device, e.GetEpoch(), e.GetParent(), LaneSeqs(e.GetParentLast()), LaneSeqs(e.GetFirst()))
 	})
 	return nil
 }
