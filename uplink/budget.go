@@ -11,9 +11,12 @@ import "time"
 // always full would be that of its queue: when it has not been seen as short for delayWindow, the queue is left to run
 // empty, and a small payload sees the delay.
 //
-// A link that loses packets stands still for a round trip and more while TCP repairs a loss, and twice its bandwidth times
-// delay is then no more than what is being repaired. While the kernel sends a part of the segments again, four times
-// bandwidth times delay may be in flight: what a lost packet does to TCP's own window keeps queues short there.
+// A link that loses packets shows PUBACKs in bunches: one segment that TCP repairs holds up the rest, in either direction, and
+// what is in flight says little of what the link would take. While the kernel sends a part of the segments again, it is asked
+// instead: it takes the next payload when little is left to send (TCP_NOTSENT_LOWAT), and its own window, which each lost packet
+// makes smaller, keeps queues short in the network. Where round trips get long all the same, the losses are those of a queue that
+// is full, and the budget holds. Likewise at the beginning, before the rate is known: TCP's slow start is the better judge as long
+// as no queue shows and PUBACKs come from where its acknowledgements do, not from behind a proxy that ends the connection.
 //
 // It is ready when most, places and start are set. It is guarded by Uplink.mu and takes a fixed amount of memory.
 type budget struct {
@@ -44,6 +47,7 @@ type budget struct {
 	path   segments      // all of this connection, as last told
 	lately [2]segments   // of this half of lossWindow and of the one before
 	since  time.Time     // when this half began
+	brief  bool          // a segment's round trip is about as short as it gets: none stands in a queue
 	lossy  bool
 }
 
@@ -58,7 +62,8 @@ const (
 	lossWindow      = 10 * time.Second // half of it, and at least 25 delays: how long a loss counts
 	leastLosses     = 2                // a single one may be a hiccup
 	lossyPart       = 200              // one segment of so many is sent again, or more: the link loses packets
-	lossyRounds     = 4                // bandwidth times delay, so often, on such a link
+	queuedTrips     = 2                // the shortest round trip, so often: longer ones are spent in a queue
+	nearTrips       = 3                // the same, of a PUBACK: later ones come from behind something else
 	leastTime       = time.Millisecond
 )
 
@@ -112,7 +117,7 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 			b.known = true
 		}
 	}
-	if b.known && now.Sub(b.delayAt) > max(delayWindow, 50*b.delay) {
+	if b.known && !b.lossy && now.Sub(b.delayAt) > max(delayWindow, 50*b.delay) {
 		b.probing = true
 	}
 }
@@ -120,9 +125,9 @@ func (b *budget) acked(now time.Time, m mark, bytes int) {
 // segments counts those with data.
 type segments struct{ sent, again uint32 }
 
-// learned takes what the kernel says of the connection: the shortest round trip of a segment, and how many were sent.
-// What is less than before is another connection's, or nothing.
-func (b *budget) learned(now time.Time, trip time.Duration, all segments) {
+// learned takes what the kernel says of the connection: the shortest round trip of a segment and the usual one, and how many
+// were sent. What is less than before is another connection's, or nothing.
+func (b *budget) learned(now time.Time, trip, usual time.Duration, all segments) {
 	if all.sent < b.path.sent || all.again < b.path.again {
 		return
 	}
@@ -138,7 +143,8 @@ func (b *budget) learned(now time.Time, trip time.Duration, all segments) {
 	b.lately[0].again += all.again - b.path.again
 	b.path = all
 	again := b.lately[0].again + b.lately[1].again
-	b.lossy = again >= leastLosses && again >= (b.lately[0].sent+b.lately[1].sent)/lossyPart
+	b.brief = usual <= queuedTrips*trip
+	b.lossy = b.brief && again >= leastLosses && again >= (b.lately[0].sent+b.lately[1].sent)/lossyPart
 }
 
 // took takes a rate of delivery. One that was not the link's own can only raise the estimate.
@@ -223,14 +229,15 @@ func (b *budget) window(two int) int {
 	switch {
 	case b.probing:
 		return full / 4 * 3
-	case !b.known && !b.lossy:
+	case !b.known:
 		return min(max(3*full, two), b.most)
 	}
-	rounds := 2
-	if b.lossy {
-		rounds = lossyRounds
-	}
-	return min(max(rounds*full, full+full/4+two), b.most)
+	return min(max(2*full, full+full/4+two), b.most)
+}
+
+// open says that the kernel judges how much the link takes.
+func (b *budget) open() bool {
+	return b.lossy && !b.probing || !b.known && b.brief && b.trip > 0 && b.delay <= nearTrips*b.trip
 }
 
 // room says whether another payload may follow what is in flight, and if not, how long that will be so when no PUBACK
@@ -244,7 +251,7 @@ func (b *budget) room(now time.Time, payload int, flying []*flight) (ok bool, wa
 	}
 	over := bytes + size - b.window(size+payload)
 	switch {
-	case bytes == 0, over <= 0:
+	case bytes == 0, over <= 0, b.open() && bytes+size <= b.most:
 		return true, 0
 	case b.filled() > size || b.probing || b.rate() <= 0 || over > size || bytes+size > b.most:
 		return false, 0

@@ -241,7 +241,7 @@ func TestBudgetOfOnePayloadARoundTrip(t *testing.T) {
 		m := p.b.launched(now, 0)
 		now = now.Add(trip)
 		p.b.acked(now, m, payload)
-		p.b.learned(now, trip, segments{})
+		p.b.learned(now, trip, trip, segments{})
 	}
 	if got, want := p.b.filled(), payload*9/10; got < want {
 		t.Errorf("%d bytes fill the link, want %d at least", got, want)
@@ -251,49 +251,89 @@ func TestBudgetOfOnePayloadARoundTrip(t *testing.T) {
 	}
 }
 
-// TestBudgetWhilePacketsAreLost: while the kernel sends a part of the segments again, more may be in flight, within the
-// bound; not for a single one, not for one in a thousand, and no longer once that is long ago.
+// TestBudgetWhilePacketsAreLost: while the kernel sends a part of the segments again, the kernel is offered the next payload,
+// whatever the PUBACKs say, within the bound, and no longer once that is long ago.
 func TestBudgetWhilePacketsAreLost(t *testing.T) {
 	const trip = 200 * time.Millisecond
 	p := newPath(100<<10, trip, 4<<10)
 	p.run(20*time.Second, 0)
-	window := func() int { return p.b.window(2 * p.b.payload()) }
-	calm := window()
+	calm := p.b.window(2 * p.b.payload())
+	usual := trip + trip/10
 	var all segments
-	lose := func(sent, again uint32) {
+	lose := func(sent, again uint32) bool {
 		all.sent, all.again = all.sent+sent, all.again+again
 		p.now = p.now.Add(time.Second)
-		p.b.learned(p.now, trip, all)
+		p.b.learned(p.now, trip, usual, all)
+		return p.b.lossy
 	}
-	lose(100, 1)
-	if got := window(); got != calm {
-		t.Errorf("%d bytes may be in flight after a single loss, %d before it", got, calm)
+	if lose(100, 1) {
+		t.Error("a single loss makes the link a lossy one")
 	}
-	lose(10_000, 9)
-	if got := window(); got != calm {
-		t.Errorf("%d bytes may be in flight with a segment of a thousand lost, %d without", got, calm)
+	if lose(10_000, 9) {
+		t.Error("a segment of a thousand makes the link a lossy one")
 	}
 	p.now = p.now.Add(time.Minute)
 	for range 20 {
-		lose(100, 2)
-		if got := window(); got < calm*3/2 || got > p.b.most {
-			t.Fatalf("%d bytes may be in flight with two segments of a hundred lost, %d without", got, calm)
+		if !lose(100, 2) {
+			t.Fatal("two segments of a hundred lost, and the link is none that loses packets")
 		}
 	}
+	flying := []*flight{{bytes: 4 * calm, mark: p.b.launched(p.now, 0)}}
+	if ok, _ := p.b.room(p.now, 4<<10, flying); !ok {
+		t.Errorf("with %d bytes in flight, %d without losses, a payload has to wait for a PUBACK", 4*calm, calm)
+	}
+	p.b.most = 2 * calm
+	if ok, _ := p.b.room(p.now, 4<<10, flying); ok {
+		t.Errorf("with %d bytes in flight and %d allowed there is room", 4*calm, p.b.most)
+	}
+	p.b.most = 640 << 10
+	usual = 3 * trip
+	if lose(100, 2) {
+		t.Error("segments that stand in a queue, and the losses are the link's")
+	}
+	usual = trip
+	if !lose(100, 2) {
+		t.Error("the queue is gone, and the losses do not count")
+	}
+	m := p.b.launched(p.now, 0)
+	p.b.delayAt = p.now.Add(-time.Hour)
+	if p.b.acked(p.now.Add(2*trip), m, 4<<10); p.b.probing {
+		t.Error("the link runs empty for the sake of its delay")
+	}
 	before := p.b.lately
-	p.b.learned(p.now, 0, segments{}) // the kernel says nothing of a connection that was closed
+	p.b.learned(p.now, 0, 0, segments{}) // the kernel says nothing of a connection that was closed
 	if p.b.lately != before || p.b.trip != trip {
 		t.Errorf("what a closed connection says changes the counts from %v to %v, the trip to %v", before, p.b.lately, p.b.trip)
 	}
-	p.b.most = 2 * calm / 3
-	if got := window(); got > p.b.most {
-		t.Errorf("%d bytes may be in flight, %d allowed", got, p.b.most)
+	lossy := true
+	for range 60 {
+		lossy = lose(100, 0)
 	}
-	p.b.most = 640 << 10
-	for range 11 {
-		lose(100, 0)
+	if lossy {
+		t.Error("long after the losses the link is still a lossy one")
 	}
-	if got := window(); got > calm*5/4 {
-		t.Errorf("%d bytes may be in flight long after the losses, %d before them", got, calm)
+}
+
+// TestBudgetBegins: until the rate is known the kernel judges, unless a queue shows or PUBACKs come from far behind the other end.
+func TestBudgetBegins(t *testing.T) {
+	const trip = 200 * time.Millisecond
+	for _, c := range []struct {
+		name          string
+		puback, usual time.Duration
+		want          bool
+	}{
+		{"straight", trip + trip/2, trip + trip/10, true},
+		{"a queue", trip + trip/2, 3 * trip, false},
+		{"behind a proxy", 10 * trip, trip, false},
+	} {
+		b := budget{most: 640 << 10, places: 10, start: smallPayload}
+		at := time.Unix(1000, 0)
+		first := b.launched(at, 0)
+		flying := []*flight{{bytes: 32 << 10, mark: b.launched(at, 8<<10)}, {bytes: 32 << 10, mark: b.launched(at, 40<<10)}}
+		b.acked(at.Add(c.puback), first, 8<<10)
+		b.learned(at.Add(c.puback), trip, c.usual, segments{sent: 10})
+		if ok, _ := b.room(at.Add(c.puback), b.payload(), flying); ok != c.want {
+			t.Errorf("%s: with 64 KiB in flight another payload may go: %t", c.name, ok)
+		}
 	}
 }

@@ -36,6 +36,7 @@ func (s *session) feed() {
 		default:
 		}
 		s.lane.Store(int32(f.lane))
+		s.fill(f.lossy)
 		f.token = s.client.Publish(topic, 1, f.lane == 0, payload)
 		select {
 		case s.fifo <- f:
@@ -123,8 +124,19 @@ func (s *session) next() (f *flight, topic string, payload []byte, wait time.Dur
 			return f, s.u.topic(telemetrypb.TopicLane(c.lane)), payload, 0
 		}
 	}
-	s.idle(full)
+	if s.idle(full); !full {
+		s.fill(false)
+	}
 	return nil, "", nil, wait
+}
+
+// fill makes segments full, or sends what there is. Where packets are lost, TCP's window counts in them, and bytes that a
+// segment could have had are lost to the rate; elsewhere it holds payloads back for nothing.
+func (s *session) fill(on bool) {
+	if on != s.filling {
+		s.filling = on
+		s.u.wire.cork(on)
+	}
 }
 
 // load turns packed parcels into a flight.
@@ -169,12 +181,17 @@ func (s *session) launch(f *flight, parcels []parcel) bool {
 	for i := range parcels {
 		h := parcels[i].held
 		h.flight = f
+		if t, late := u.win.tardy[parcels[i].key]; late {
+			if f.tries = max(f.tries, t.tries); f.since.IsZero() || t.since.Before(f.since) {
+				f.since = t.since
+			}
+		}
 		if u.win.hold(parcels[i].key, h) {
 			u.count.resent.Add(1)
 		}
 		u.count.batchesSent.Add(1)
 	}
-	f.mark = s.budget.launched(time.Now(), s.flyingBytes)
+	f.mark, f.lossy = s.budget.launched(time.Now(), s.flyingBytes), s.budget.lossy
 	s.flying = append(s.flying, f)
 	s.flyingBytes += f.bytes
 	if f.lane != 0 {

@@ -120,7 +120,7 @@ type Options struct {
 	ConnectTimeout time.Duration // of dial, TLS and CONNACK together. Default 15 s
 	TCPUserTimeout time.Duration // default 30 s
 	AckTimeout     time.Duration // between two PUBACKs, while one is awaited; then the connection is given up. Default 40 s
-	ReceiptTimeout time.Duration // after the PUBACK; probes of a silent store are up to 32 times as far apart. Default 45 s: a denial that only this shows is an alarm within a minute
+	ReceiptTimeout time.Duration // after the PUBACK, at the least (see late); probes of a silent store are up to 32 times as far apart. Default 45 s: a denial that only this shows is an alarm within a minute
 	ParkedRetry    time.Duration // a parked batch is sent again after this long. Default 10 min
 	StatusEvery    time.Duration // default 60 s
 	RecallGap      time.Duration // another store, or another generation, is followed after this long at the soonest. Default 10 min
@@ -154,8 +154,13 @@ const (
 	poisonCap     = time.Hour
 )
 
-// maxDoublings bounds how far apart a silent store is probed: 2⁵ receipt timeouts.
-const maxDoublings = 5
+// maxDoublings bounds how far apart a silent store is probed: 2⁵ receipt timeouts. patienceCap bounds how long a copy waits for
+// a store that is behind.
+const (
+	maxDoublings = 5
+	patienceCap  = time.Hour
+	maxTardy     = 1 << 14 // batches of which it is known that they wait
+)
 
 // Payloads start at firstPayload, since a slow link may not live long enough for a large one; they shrink to no less
 // than minPayload, and double after growAfter PUBACKs in a row on one connection.

@@ -143,10 +143,10 @@ func (u *Uplink) nextUnsent(l buffer.Lane, lo, hi uint64) (rec buffer.Record, ok
 	}
 }
 
-// nextFree skips what is on its way, parked, set aside or too large.
+// nextFree skips what is on its way, parked, set aside, too large or unreadable.
 func (l *lane) nextFree(from uint64) (seq uint64, ok bool) {
 	for seq = from; ; from = seq {
-		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside, &l.reach.large} {
+		for _, set := range [...]*intervals{&l.taken, &l.parked, &l.aside, &l.reach.large, &l.unread} {
 			if seq, ok = set.nextFree(seq); !ok {
 				return 0, false
 			}
@@ -311,7 +311,7 @@ func (u *Uplink) render(p *parcel, view telemetrypb.BatchView) {
 func (u *Uplink) setUnreadable(rec buffer.Record, err error) {
 	u.count.unreadable.Add(1)
 	u.mu.Lock()
-	u.win.lanes[rec.Lane].taken.add(rec.Seq, rec.Seq)
+	u.win.lanes[rec.Lane].unread.add(rec.Seq, rec.Seq)
 	u.mu.Unlock()
 	u.o.Log.Error("batch in the queue cannot be sent", "lane", laneName(rec.Lane), "seq", rec.Seq, "error", err)
 	u.o.Alarms.Raise(alarmUnreadable, fmt.Sprintf("batch %d of lane %s cannot be sent and stays in the queue: %v", rec.Seq, laneName(rec.Lane), err))

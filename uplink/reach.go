@@ -77,6 +77,9 @@ func (u *Uplink) reached(found []held) {
 	for _, h := range found {
 		if h.flight != nil && h.flight != last {
 			last = h.flight
+			u.mu.Lock()
+			u.win.receipted(last, time.Now())
+			u.mu.Unlock()
 			u.through(last)
 		}
 	}
@@ -215,6 +218,31 @@ func (u *Uplink) tooLarge(p *parcel) bool {
 	}
 	r.large.add(p.key.seq, p.key.seq)
 	return true
+}
+
+// troubled says what does not go with the mass: suspects, and what is barred by weight; and when the next of either is tried.
+func (w *window) troubled() (alone, barred int, next time.Time) {
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for k, s := range w.suspects {
+		if at := &w.lanes[k.lane]; at.aside.contains(k.seq) && !at.parked.contains(k.seq) {
+			alone++
+			sooner(s.retry)
+		}
+	}
+	for l := range w.lanes {
+		r := &w.lanes[l].reach
+		for _, run := range r.large.ranges {
+			barred += int(run.Last - run.First + 1)
+		}
+		if r.shut() || !r.large.empty() {
+			sooner(r.retry)
+		}
+	}
+	return alone, barred, next
 }
 
 // suspectDue says whether a batch is to be sent alone now.

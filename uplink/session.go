@@ -35,10 +35,12 @@ type session struct {
 	inbox    chan mqtt.Message // what arrived
 	leave    chan string       // capacity 1: a wish to connect anew, and why
 	lane     atomic.Int32      // of what is being published; 0: not a batch
+	filling  bool              // segments are sent full only; of the feeder
 	stopping atomic.Bool       // nothing more is to be fed
 
-	began  time.Time // of the online state
-	killed time.Time // when the link was seen killed; paho should tell within killGrace
+	present bool      // the broker had kept the session
+	began   time.Time // of the online state
+	killed  time.Time // when the link was seen killed; paho should tell within killGrace
 
 	// Guarded by Uplink.mu.
 	dead        bool      // nothing that this session says counts any more
@@ -92,7 +94,7 @@ func (s *session) run(ctx context.Context) outcome {
 	if err != nil {
 		return outcome{opened: s.link.Load() != nil, code: code, err: err}
 	}
-	s.began = time.Now()
+	s.began, s.present = time.Now(), present
 	s.u.o.Alarms.Clear(alarmCredentials)
 	s.u.o.Alarms.Clear(alarmTLS)
 	s.u.o.Alarms.Clear(alarmUnavailable)

@@ -57,6 +57,9 @@ type State struct {
 	Bandwidth     float64       // bytes/s of this connection, as PUBACKs show it; 0: not known
 	Delay         time.Duration // least time to a PUBACK, without transmission; 0: not known
 	Unreceipted   int           // batches sent and neither released nor parked
+	Alone         int           // batches under suspicion, which are sent alone, one at a time
+	Barred        int           // batches that wait for their weight, or behind one of their lane that does not get through
+	NextAlone     time.Time     // when the next of them is tried; zero: there are none, or now
 	PayloadBytes  int           // what a payload may hold at present
 	Store         string
 	Generation    uint64
@@ -87,6 +90,7 @@ func (u *Uplink) State() State {
 	defer u.mu.Unlock()
 	s.Phase, s.Why, s.Since, s.NextTry = u.phase, u.reason, u.since, u.nextTry
 	s.Unreceipted, s.PayloadBytes, s.Store, s.Generation = len(u.win.held), u.payload, u.store, u.newest
+	s.Alone, s.Barred, s.NextAlone = u.win.troubled()
 	if live != nil {
 		b := &live.budget
 		s.PayloadBytes = min(s.PayloadBytes, b.payload())

@@ -199,9 +199,13 @@ func (u *Uplink) begin(s *session) {
 	if u.rate > 0 { // a link that was slow does not begin with seconds of it
 		s.budget.start = int(min(u.rate*slowPayloadTime.Seconds(), smallPayload))
 	}
-	u.win.forget()
+	u.win.askAnew()
+	if !s.present { // what it had may be gone with the session
+		u.win.forget()
+	}
 	for l := range u.win.lanes {
 		u.win.lanes[l].liveFrom = newest[l] + 1
+		u.win.lanes[l].unread.clear()
 	}
 	u.mu.Unlock()
 	u.statusAt.Store(0)
@@ -249,13 +253,13 @@ func (u *Uplink) finish(s *session) {
 	s.few = s.ackedBytes < 4*int64(u.payload)
 	s.mute = len(s.flying) > 0 && s.pubacks == 0
 	for _, f := range lost {
+		u.win.lose(f)
 		u.lostLocked(f)
 		s.verdict = s.verdict || f.large
 	}
 	s.troubled = len(lost) > 0 && u.troubleLocked(lost[0])
 	s.quiet = len(s.flying) == 0
 	s.flying, s.flyingBytes = nil, 0
-	u.win.forget()
 	u.mu.Unlock()
 	if !s.stopping.Load() {
 		u.count.losses.Add(1)
@@ -267,7 +271,7 @@ func (u *Uplink) finish(s *session) {
 
 // acked takes a PUBACK.
 func (u *Uplink) acked(s *session, f *flight) {
-	trip, sent := u.wire.ask()
+	trip, usual, sent := u.wire.ask()
 	u.mu.Lock()
 	if s.dead {
 		u.mu.Unlock()
@@ -278,7 +282,7 @@ func (u *Uplink) acked(s *session, f *flight) {
 	s.pubacks++
 	now := time.Now()
 	s.budget.acked(now, f.mark, f.bytes)
-	s.budget.learned(now, trip, sent)
+	s.budget.learned(now, trip, usual, sent)
 	if f.lane == 0 {
 		u.mu.Unlock()
 		u.o.Alarms.Clear(alarmDenied)

@@ -39,18 +39,28 @@ type flight struct {
 	weight  int         // what it counts against the payload limit
 	token   mqtt.Token
 	mark    mark
+	lossy   bool // at its sending the link lost packets
 	ackedAt time.Time
+	since   time.Time // the first PUBACK of those of its batches whose receipt stayed out before; zero: none did
+	tries   uint      // how often, of the one for which most did
+}
+
+// tardy is a batch whose receipt stayed out, while nobody could know that it was lost.
+type tardy struct {
+	since time.Time // its first PUBACK
+	tries uint
 }
 
 // lane is what this process knows of one lane's batches beyond what the queue says.
 type lane struct {
 	liveFrom uint64    // what was committed since the connection began starts here
-	taken    intervals // sent in this connection, released since, or unreadable: not to be sent again in it
+	taken    intervals // sent, and not known to be lost; or released since
 	parked   intervals // the store keeps them until their catalogue comes
 	runs     []parkedRun
 	aside    intervals // suspects: they break connections, others go first
 	reach    reach
 	sent     intervals // sent at least once by this process
+	unread   intervals // that could not be opened in this connection
 	disputed intervals // a receipt named them with a wrong checksum
 	overdue  bool      // a receipt stayed out too long, and none has come for this lane since
 }
@@ -81,21 +91,36 @@ type window struct {
 	probed   time.Time // the last of them
 	believed time.Time // the last receipt that was believed
 	resumed  time.Time // when receipts came again after a silence
+	heard    time.Time // the last PUBACK of what has its receipt and was sent once
+	delay    rtt       // from PUBACK to receipt
+	tardy    map[key]tardy
 	suspects map[key]*suspect
 	unheard  []*flight // see late
 }
 
 func newWindow() window {
-	return window{held: map[key]held{}, suspects: map[key]*suspect{}}
+	return window{held: map[key]held{}, tardy: map[key]tardy{}, suspects: map[key]*suspect{}}
 }
 
-// forget drops what was sent: without its connection, everything that is not released is unsent again. What is
+// forget drops what was sent: without the broker's session, everything that is not released is unsent again. What is
 // parked stays so, and what is suspect.
 func (w *window) forget() {
 	clear(w.held)
 	w.bytes, w.waiting = 0, nil
 	for l := range w.lanes {
 		w.lanes[l].taken.clear()
+	}
+}
+
+// askAnew: a new connection is a reason to look whether the store is back.
+func (w *window) askAnew() { w.silence, w.probed = 0, time.Time{} }
+
+// lose makes unsent what a connection took along: what the broker has not acknowledged.
+func (w *window) lose(f *flight) {
+	for _, seq := range f.seqs {
+		if k := (key{f.lane, seq}); w.held[k].flight == f {
+			w.unsend(k)
+		}
 	}
 }
 
@@ -141,6 +166,7 @@ func (w *window) released(l buffer.Lane, first, last uint64) {
 	for seq := first; ; seq++ {
 		w.drop(key{l, seq})
 		delete(w.suspects, key{l, seq})
+		delete(w.tardy, key{l, seq})
 		if seq == last {
 			break
 		}
@@ -195,46 +221,115 @@ func (w *window) unpark(now time.Time) (any bool) {
 	return any
 }
 
-// late makes batches unsent whose receipt is out longer than timeout, and says how many those are. While others get
-// theirs, all that is late goes again. While the store says nothing at all, one publish at a time probes it, at
-// intervals that double: sending the whole window over and over would cost much and help nobody. unheard are then those of which
-// a store says nothing that speaks of later ones.
+// late makes batches unsent that are lost, or may be, and says how many those are. A store takes what it gets in the order in which the
+// broker got it, within timeout, and so:
+//
+//   - What has no receipt after timeout, while something has one that was acknowledged later, is lost, and goes again at once. unheard
+//     are those.
+//   - What has none while the store says nothing at all: one publish at a time probes it, at intervals that double. Sending the
+//     whole window over and over would cost much and help nobody.
+//   - What has none while the store is at what came before it: the store is behind, and a copy would put it further behind. It
+//     goes again after as long as receipts take of late, and a margin, each time twice as long.
 func (w *window) late(now time.Time, timeout time.Duration) (batches int) {
 	w.unheard = w.unheard[:0]
-	for len(w.waiting) > 0 {
-		f := w.waiting[0]
-		// What a store kept while it was away gets its receipt soon after it came back.
-		if now.Sub(f.ackedAt) < timeout || now.Sub(w.resumed) < timeout {
-			break
+	waiting := w.waiting
+	w.waiting = w.waiting[:0]
+	if len(w.tardy) > maxTardy { // some were evicted meanwhile
+		clear(w.tardy)
+	}
+	// What a store kept while it was away gets its receipt soon after it came back.
+	settling := now.Sub(w.resumed) < timeout
+	for _, f := range waiting {
+		age := now.Sub(f.ackedAt)
+		overtaken, silent := w.heard.After(f.ackedAt), !w.believed.After(f.ackedAt)
+		switch {
+		case age < timeout || settling,
+			!overtaken && silent && now.Sub(w.probed) < timeout<<min(w.silence, maxDoublings),
+			!overtaken && !silent && age < w.patience(timeout, f.tries):
+			if !w.settled(f) {
+				w.waiting = append(w.waiting, f)
+			}
+			continue
 		}
-		silent := !w.believed.After(f.ackedAt)
-		if silent && now.Sub(w.probed) < timeout<<min(w.silence, maxDoublings) {
-			break
-		}
-		w.waiting = w.waiting[1:]
 		found := 0
 		for _, seq := range f.seqs {
-			if k := (key{f.lane, seq}); w.held[k].flight == f {
-				w.unsend(k)
-				found++
+			k := key{f.lane, seq}
+			if w.held[k].flight != f {
+				continue
 			}
+			w.unsend(k)
+			if overtaken {
+				delete(w.tardy, k)
+			} else {
+				w.tardy[k] = tardy{f.first(), f.tries + 1}
+			}
+			found++
 		}
 		if found == 0 {
 			continue
 		}
 		batches += found
-		if !silent {
+		if overtaken {
 			w.unheard = append(w.unheard, f)
 		}
 		w.lanes[f.lane].overdue = true
-		if silent {
+		if !overtaken && silent {
 			w.probed = now
 			w.silence++
-			break
 		}
 	}
+	clear(waiting[len(w.waiting):])
 	return batches
 }
+
+// first is when the broker had the oldest copy of it.
+func (f *flight) first() time.Time {
+	if f.since.IsZero() {
+		return f.ackedAt
+	}
+	return f.since
+}
+
+// patience is how long the next copy waits for a store that is behind; patienceCap, or that of a store that is silent, at the most.
+func (w *window) patience(timeout time.Duration, tries uint) time.Duration {
+	most := max(timeout<<maxDoublings, patienceCap)
+	return min(max(timeout, min(w.delay.bound(), most))<<min(tries, maxDoublings), most)
+}
+
+// receipted notes what a receipt says of how far the store is.
+func (w *window) receipted(f *flight, now time.Time) {
+	if f.ackedAt.IsZero() { // it came before the PUBACK, and all that waits was acknowledged before it
+		if f.since.IsZero() {
+			w.heard = now
+		}
+		return
+	}
+	took := now.Sub(f.ackedAt)
+	if once := f.since.IsZero(); once && f.ackedAt.After(w.heard) {
+		w.heard = f.ackedAt
+	} else if !once && took < w.delay.usual { // which copy it is for cannot be known, so it may only tell of more (Karn)
+		return
+	}
+	w.delay.add(took)
+}
+
+// rtt is a smoothed time and how far single ones are from it, by the rule of TCP's retransmission timer (RFC 6298, §2).
+type rtt struct {
+	known        bool
+	usual, drift time.Duration
+}
+
+func (r *rtt) add(sample time.Duration) {
+	if !r.known {
+		r.known, r.usual, r.drift = true, sample, sample/2
+		return
+	}
+	r.drift += ((r.usual - sample).Abs() - r.drift) / 4
+	r.usual += (sample - r.usual) / 8
+}
+
+// bound is what hardly any exceeds.
+func (r *rtt) bound() time.Duration { return r.usual + 4*r.drift }
 
 // believe notes a receipt that fits; quiet says that no lane is overdue any more.
 func (w *window) believe(l buffer.Lane, now time.Time) (quiet bool) {

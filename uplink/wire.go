@@ -58,18 +58,32 @@ func (w *wire) use(conn net.Conn) {
 type socketOf struct{ syscall.RawConn }
 
 // ask is what the kernel knows of the newest connection's way (tcp(7), TCP_INFO): the shortest round trip of a segment
-// lately, and the segments with data that it has sent; 0 where it does not say.
-func (w *wire) ask() (trip time.Duration, all segments) {
+// lately and the usual one, and the segments with data that it has sent; 0 where it does not say.
+func (w *wire) ask() (trip, usual time.Duration, all segments) {
 	socket, _ := w.socket.Load().(socketOf)
 	if socket.RawConn == nil {
-		return 0, segments{}
+		return 0, 0, segments{}
 	}
 	_ = socket.Control(func(fd uintptr) { // a closed connection has none
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			trip, all = time.Duration(info.Min_rtt)*time.Microsecond, segments{sent: info.Data_segs_out, again: info.Total_retrans}
+			trip, usual = time.Duration(info.Min_rtt)*time.Microsecond, time.Duration(info.Rtt)*time.Microsecond
+			all = segments{sent: info.Data_segs_out, again: info.Total_retrans}
 		}
 	})
-	return trip, all
+	return trip, usual, all
+}
+
+// cork lets the newest connection send full segments only, or what has waited for 200 ms; or as it comes (tcp(7), TCP_CORK).
+func (w *wire) cork(on bool) {
+	value := 0
+	if on {
+		value = 1
+	}
+	if socket, _ := w.socket.Load().(socketOf); socket.RawConn != nil {
+		_ = socket.Control(func(fd uintptr) { // where it fails, segments are as they come
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, value)
+		})
+	}
 }
 
 // carried notes what a PUBLISH took on the wire. A ping or an acknowledgement written at the same moment counts in.
