@@ -21,7 +21,7 @@ var layers = map[string][]string{
 	"buffer":   {},
 	"uplink":   {"buffer", "proto"},
 	"firmware": {"proto"},
-	"fleet":    {"proto"},
+	"fleet":    {"firmware", "proto"}, // of firmware: how a patch is made
 	"internal": {"proto"},
 }
 
@@ -42,7 +42,12 @@ var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/fleet", "github.com/twmb/franz-go/pkg/kfake", "tests' parts do not ship"},
 	{"cmd/fleet", "github.com/santhosh-tekuri/", "answers are held against the API's document by tests only"},
 	{"cmd/agent", "testing", "tests' parts do not ship"},
+	{"cmd/launcher", "testing", "tests' parts do not ship"},
+	{"cmd/launcher", "net", "it starts a program"},
 	{"cmd/fleet", "testing", "tests' parts do not ship"},
+	{"cmd/agent", "time/tzdata", "the vehicle's own zone files count; a copy costs 450 kB and grows old"},
+	{"firmware/conditions", "github.com/", "nobody else's code says whether a vehicle may install"},
+	{"firmware/delivery", module + "/firmware/", "parts of firmware do not import each other"},
 	{"proto", "go.yaml.in/", "only cmd/ reads configuration"},
 	{"can", "go.yaml.in/", "only cmd/ reads configuration"},
 	{"gps", "go.yaml.in/", "only cmd/ reads configuration"},
@@ -65,9 +70,17 @@ func TestLayers(t *testing.T) {
 					t.Errorf("%s imports %s: nothing imports a command", name, sibling)
 				case other == "test" && top != "test" && name != "cmd/simulate":
 					t.Errorf("%s imports %s: only tests and the simulated vehicle do", name, sibling)
+				case top == "firmware" && name != "firmware/update" && other == top && strings.Contains(sibling, "/") && !within(name, sibling):
+					t.Errorf("%s imports %s: siblings under firmware do not import each other, but for update, which puts them together", name, sibling)
+				case name == "cmd/launcher" && sibling != "firmware" && sibling != "firmware/slots":
+					t.Errorf("%s imports %s: it is never updated, so it has as little in it as can be", name, sibling)
 				case ruled && other != top && other != "internal" && !slices.Contains(allowed, other):
 					t.Errorf("%s imports %s; package %s may import %v and internal", name, sibling, top, allowed)
 				}
+			}
+			if host, _, _ := strings.Cut(dep, "/"); name == "cmd/launcher" && strings.Contains(host, ".") &&
+				!strings.HasPrefix(dep, module+"/") && !strings.HasPrefix(dep, "golang.org/x/sys/") {
+				t.Errorf("%s links %s: it is never updated, so it has as little in it as can be", name, dep)
 			}
 			for _, f := range foreign {
 				if name == f.importer && (dep == f.prefix || strings.HasPrefix(dep, strings.TrimSuffix(f.prefix, "/")+"/")) {
@@ -86,6 +99,12 @@ func TestLayers(t *testing.T) {
 			t.Errorf("there is no package %s: a rule that holds nothing", f.importer)
 		}
 	}
+}
+
+// within says whether two packages are of the same part, the second folder of their paths.
+func within(a, b string) bool {
+	part := func(name string) string { return strings.Join(strings.SplitN(name, "/", 3)[:2], "/") }
+	return strings.Contains(a, "/") && part(a) == part(b)
 }
 
 // dependencies maps each package of this module, by its folder, to all that it links, directly or not.
