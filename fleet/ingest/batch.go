@@ -176,7 +176,7 @@ func (a *application) samples(batch int64, b *openedBatch, c *store.Catalogue) e
 			return err
 		}
 	}
-	a.watch.charge(a.device, int(stored), a.now)
+	a.watch.charge(a.device, int(stored)+textsOf(b.samples)/textPerSample, a.now)
 	gone, err := a.tx.Yield(a.device, batch, &b.row)
 	a.counts.Samples += stored - min(gone, stored)
 	return err
@@ -230,7 +230,7 @@ func (a *application) plainRows(samples []*telemetrypb.PlainSample, c *store.Cat
 	for i, s := range samples {
 		r := store.Row{Index: s.GetIndex(), BootNS: s.GetBootNs(), Time: dateBy(clock, s.GetBootNs())}
 		if clock == nil && s.GetTimeSource() != telemetrypb.TimeSource_TIME_SOURCE_NONE {
-			r.Time = store.Time{UnixNS: s.GetTimeUnixNs(), UncertaintyNS: s.GetTimeUncertaintyNs(), Source: s.GetTimeSource()}
+			r.Time = timeOf(s.GetTimeUnixNs(), s.GetTimeUncertaintyNs(), s.GetTimeSource())
 		}
 		var signal store.Signal
 		known := false

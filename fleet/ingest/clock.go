@@ -101,6 +101,16 @@ func dateBy(c *telemetrypb.ClockRecord, bootNS int64) store.Time {
 	if source == telemetrypb.TimeSource_TIME_SOURCE_NONE {
 		return store.Time{}
 	}
+	return timeOf(unix, doubt, source)
+}
+
+// timeOf is a wall time, and none within a day of the ends of what 64 bits hold (1677 and 2262): who counts on from there in hours, as
+// a database's views do, leaves them.
+func timeOf(unix int64, doubt uint64, source telemetrypb.TimeSource) store.Time {
+	const day = int64(24 * time.Hour)
+	if unix < math.MinInt64+day || unix > math.MaxInt64-day {
+		return store.Time{}
+	}
 	return store.Time{UnixNS: unix, UncertaintyNS: doubt, Source: source}
 }
 

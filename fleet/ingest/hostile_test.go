@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"path/filepath"
@@ -23,7 +24,7 @@ var tight = store.Limits{Devices: 6, Epochs: 8, Gaps: 10, Parked: 4000, Signals:
 func newTightCloud(t testing.TB, o Options) *cloud {
 	t.Helper()
 	c := &cloud{t: t, file: filepath.Join(t.TempDir(), "fleet.db")}
-	s, err := store.Open(context.Background(), c.file, store.Options{Rand: bytes.NewReader(make([]byte, 16)), Limits: tight, Letters: 20})
+	s, err := openStore(c.file, tight, 20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +41,15 @@ func (v *vehicle) flat(n int) []byte {
 		samples[i] = telemetrypb.UintSample(4, int64(i)*1000, 7)
 	}
 	return v.telemetry(samples)
+}
+
+// longName is one of 8,000 bytes that no compression makes short.
+func longName(n int) string {
+	var b []byte
+	for i := range 125 {
+		b = fmt.Appendf(b, "%x", sha256.Sum256(fmt.Append(nil, n, i)))
+	}
+	return string(b)
 }
 
 // damaged is a batch with a byte of its own, and a checksum that does not hold.
@@ -152,6 +162,28 @@ func TestHostileClients(t *testing.T) {
 			payload, _ := proto.Marshal(&telemetrypb.CommandResult{Id: fmt.Sprint(round), State: "done"})
 			return []Message{{telemetrypb.Topic(v.tenant, v.device, telemetrypb.TopicResult), payload}}
 		}, 30, seen{counts: Counts{Limited: 20}, letters: 5}},
+		{"signals with names that no index takes", func(v *vehicle, round int) []Message {
+			v.catalogue.Signals[0].Name = longName(round)
+			v.data, v.hash = telemetrypb.EncodeCatalogue(v.catalogue)
+			return []Message{v.message(control, nil, v.catalogueBatch())}
+		}, 30, seen{counts: Counts{Limited: 30}, letters: 5, batches: 30}},
+		{"likewise, by name", func(v *vehicle, round int) []Message {
+			m := v.plain(false, v.telemetry([]telemetrypb.Sample{telemetrypb.UintSample(1, 0, 1)}), nil)
+			view, err := telemetrypb.OpenPayload(m.Payload)
+			if err != nil {
+				v.t.Fatal(err)
+			}
+			view.Plain[0].Catalogue, view.Plain[0].Samples[0].Name = nil, longName(round)
+			m.Payload, _ = telemetrypb.AppendPlainPayload(nil, false, false, nil, view.Plain...)
+			return []Message{m}
+		}, 30, seen{counts: Counts{Limited: 30}}},
+		{"answers likewise", func(v *vehicle, round int) []Message {
+			payload, _ := proto.Marshal(&telemetrypb.CommandResult{Id: longName(round), State: "done"})
+			return []Message{{telemetrypb.Topic(v.tenant, v.device, telemetrypb.TopicResult), payload}}
+		}, 30, seen{counts: Counts{Limited: 30}, letters: 5}},
+		{"topics likewise", func(v *vehicle, round int) []Message {
+			return []Message{{telemetrypb.Topic(v.tenant, v.device, "up/"+longName(round)), fmt.Append(nil, round)}}
+		}, 30, seen{counts: Counts{Malformed: 30}, letters: 5}},
 		{"a copy that stands for everything", func(v *vehicle, round int) []Message {
 			return []Message{v.message(telemetry, nil, v.telemetry(v.samples(1), &telemetrypb.SeqRange{First: 1, Last: 1 << 62}))}
 		}, 30, seen{counts: Counts{Rejected: 30}, letters: 5, batches: 30}},
@@ -394,5 +426,49 @@ func TestClocksOfOneDeviceDoNotStarveOthers(t *testing.T) {
 		return nil
 	}); err != nil || undated > 0 {
 		t.Errorf("%d samples of the honest vehicle have no time, %v", undated, err)
+	}
+}
+
+// A payload of some kilobytes whose samples all name one text is not written out a million times.
+func TestBombOfTexts(t *testing.T) {
+	c, v := newTightCloud(t, Options{}), newVehicle(t, "car-1")
+	bomb := func(text, n int) []byte {
+		samples := make([]telemetrypb.Sample, n)
+		for i := range samples {
+			samples[i] = telemetrypb.StringSample(6, int64(i)*1000, string(bytes.Repeat([]byte{'a'}, text)))
+			if i > 0 {
+				samples[i].Str = samples[0].Str
+			}
+		}
+		return v.telemetry(samples)
+	}
+	big := bomb(8<<10, maxTexts/(8<<10)+1)
+	if len(big) > 16<<10 {
+		t.Fatalf("%d bytes: no bomb", len(big))
+	}
+	// Parked first: what waits for its catalogue is no way around.
+	replies, counts := c.take(v.message(telemetry, nil, big))
+	if got := verdicts(replies); got != "#1 telemetry 1-1 REJECTED;" || counts.Rejected != 1 {
+		t.Errorf("without its catalogue: %s, %+v", got, counts)
+	}
+	c.take(v.message(control, nil, v.catalogueBatch()))
+	replies, counts = c.take(v.message(telemetry, nil, bomb(8<<10, 1000), bomb(8<<10, maxTexts/(8<<10)+1)))
+	if got := verdicts(replies); got != "#3 telemetry 2-2 STORED telemetry 3-3 REJECTED;" || counts.Samples != 1000 {
+		t.Errorf("%s, %+v", got, counts)
+	}
+}
+
+// Texts count against a device's rate by their size.
+func TestRateOfTexts(t *testing.T) {
+	c, v := newTightCloud(t, Options{DeviceSamples: 100}), newVehicle(t, "car-1") // 6,000 at once
+	c.take(v.message(control, nil, v.catalogueBatch()))
+	text := string(bytes.Repeat([]byte{'a'}, 8<<10))
+	var batches [][]byte
+	for i := range 40 {
+		batches = append(batches, v.telemetry([]telemetrypb.Sample{telemetrypb.StringSample(6, int64(i), text)}))
+	}
+	_, counts := c.take(v.message(telemetry, nil, batches...))
+	if want := uint64(6000/(1+len(text)/textPerSample) + 1); counts.Samples != want || counts.Deferred != 40-want {
+		t.Errorf("%d samples, %d batches deferred, want %d samples", counts.Samples, counts.Deferred, want)
 	}
 }

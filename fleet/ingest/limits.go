@@ -20,6 +20,11 @@ const (
 	// decodeAhead is how many samples of one Apply are decoded before the store is asked for its time, and so held at
 	// once; batches that claim more are decoded one by one. A batch of 200 bytes can hold a million samples.
 	decodeAhead = 1 << 20
+	// maxTexts is how many bytes the texts of one batch come to at most, each as often as samples have it: a batch of 20 KB can
+	// have a million samples of one text.
+	maxTexts = 16 << 20
+	// textPerSample is how many bytes of text count as one sample more against a device's rate.
+	textPerSample = 32
 	// rowsAtOnce is how many rows are made at once.
 	rowsAtOnce = 1 << 14
 	// maxSuperseded is the most batches that one thinned copy stands for.

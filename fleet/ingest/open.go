@@ -149,6 +149,17 @@ func (b *openedBatch) decode(view telemetrypb.BatchView) {
 	if b.samples, b.inside = view.Samples(nil); b.inside == nil && len(b.samples) > 0 && b.row.Catalogue == [16]byte{} {
 		b.inside = errors.New("samples without a catalogue")
 	}
+	if n := textsOf(b.samples); b.inside == nil && n > maxTexts {
+		b.samples, b.inside = nil, fmt.Errorf("texts of %d bytes, at most %d", n, maxTexts)
+	}
+}
+
+// textsOf is how many bytes the texts of samples have.
+func textsOf(samples []telemetrypb.Sample) (n int) {
+	for i := range samples {
+		n += len(samples[i].Str)
+	}
+	return n
 }
 
 // openPlain verifies a batch that came rendered.

@@ -24,7 +24,7 @@ func TestOnPostgres(t *testing.T) {
 	}
 	defer c.Close(context.Background())
 	schemas := map[string]string{}
-	elsewhere = func(name string) (store.Store, error) {
+	elsewhere = func(name string, limits store.Limits, letters int) (store.Store, error) {
 		schema := schemas[name]
 		if schema == "" {
 			schema = fmt.Sprint("s", len(schemas))
@@ -33,7 +33,7 @@ func TestOnPostgres(t *testing.T) {
 				return nil, err
 			}
 		}
-		return postgres.Open(context.Background(), p.URL("postgres")+"?search_path="+schema, postgres.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16)), Connections: 2})
+		return postgres.Open(context.Background(), p.URL("postgres")+"?search_path="+schema, postgres.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16)), Connections: 2, Limits: limits, Letters: letters})
 	}
 	defer func() { elsewhere = nil }()
 	for name, test := range map[string]func(*testing.T){
@@ -60,6 +60,14 @@ func TestOnPostgres(t *testing.T) {
 		"RunDatesWhatIsLeft":                         TestRunDatesWhatIsLeft,
 		"BoundsDateABootThatNobodyVouchedFor":        TestBoundsDateABootThatNobodyVouchedFor,
 		"Wanted":                                     TestWanted,
+		"HostileClients":                             TestHostileClients,
+		"DevicesWithoutEnd":                          TestDevicesWithoutEnd,
+		"ParkedAtTheVehicleAndTakenLater":            TestParkedAtTheVehicleAndTakenLater,
+		"BombOfTexts":                                TestBombOfTexts,
+		"LateBatchesAreStoredAlike":                  TestLateBatchesAreStoredAlike,
+		"RateOfSamples":                              TestRateOfSamples,
+		"ReceiptsAreBounded":                         TestReceiptsAreBounded,
+		"ClocksOfOneDeviceDoNotStarveOthers":         TestClocksOfOneDeviceDoNotStarveOthers,
 	} {
 		t.Run(name, test)
 	}

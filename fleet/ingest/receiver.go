@@ -59,6 +59,8 @@ type ReceiverOptions struct {
 	// comes; empty: all of it comes here. Statuses are not shared: one receiver of the group has them (shared.go).
 	Share    string
 	Statuses bool // with Share: this one
+	// Admit, if not nil, is asked ahead of each connection: on an error there is none, and it is asked again later.
+	Admit func(context.Context) error
 	// Credentials and TLS are asked at each dial, so that renewed files are taken. nil: none.
 	Credentials func() (user, password string, err error)
 	TLS         func() (*tls.Config, error)
@@ -81,8 +83,9 @@ type Receiver struct {
 	shares    atomic.Bool // the broker was asked, and has shared subscriptions
 	silent    int         // answers in a row that were none, when it was asked; of Run
 	connected atomic.Bool
-	mu        sync.Mutex // guards counts
+	mu        sync.Mutex // guards what follows
 	counts    Counts
+	over      chan struct{} // closed when the session ends that is under way, or was the last; nil before the first
 }
 
 // Check says what is wrong with the options.
@@ -184,6 +187,16 @@ func (r *Receiver) backoff(failures int) time.Duration {
 func (r *Receiver) session(ctx context.Context) (progress bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	over := make(chan struct{})
+	defer close(over)
+	r.mu.Lock()
+	r.over = over
+	r.mu.Unlock()
+	if r.o.Admit != nil {
+		if err := r.o.Admit(ctx); err != nil {
+			return false, err
+		}
+	}
 	if err := r.checkShared(ctx); err != nil {
 		return false, err
 	}

@@ -20,6 +20,12 @@ type Leaser interface {
 	Release(slot int) error
 }
 
+// Confirmer is a Leaser whose leases can end while a process believes in them: Confirm is nil when a slot is this process's now.
+// It is asked ahead of each connection to the broker.
+type Confirmer interface {
+	Confirm(ctx context.Context, slot int) error
+}
+
 // SlotsOptions of Slots.
 type SlotsOptions struct {
 	// Receiver is what all slots have in common. Its ClientID is the prefix: slot 3 is PREFIX-3. With Share, slot 0 has the
@@ -91,6 +97,9 @@ func (s *Slots) receiver(n int) (*Receiver, error) {
 	o := s.o.Receiver
 	o.ClientID = fmt.Sprintf("%s-%d", o.ClientID, n)
 	o.Statuses = n == 0
+	if c, ok := s.o.Leaser.(Confirmer); ok {
+		o.Admit = func(ctx context.Context) error { return c.Confirm(ctx, n) }
+	}
 	return NewReceiver(o, s.apply)
 }
 
@@ -274,7 +283,7 @@ func (s *Slots) Send(ctx context.Context, replies []Reply) error {
 	}
 	s.mu.Unlock()
 	if r == nil {
-		return errors.New("not connected to the broker")
+		return errNotConnected
 	}
 	return r.Send(ctx, replies)
 }

@@ -150,17 +150,19 @@ func newCloud(t testing.TB) *cloud {
 }
 
 // elsewhere, if not nil, opens the store of a name in another database than SQLite (postgres_test.go).
-var elsewhere func(name string) (store.Store, error)
+var elsewhere func(name string, limits store.Limits, letters int) (store.Store, error)
+
+// openStore opens the store of a name; limits that are zero are the default ones.
+func openStore(name string, limits store.Limits, letters int) (store.Store, error) {
+	if elsewhere != nil {
+		return elsewhere(name, limits, letters)
+	}
+	return store.Open(context.Background(), name, store.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16)), Limits: limits, Letters: letters})
+}
 
 func (c *cloud) open() {
 	c.t.Helper()
-	open := elsewhere
-	if open == nil {
-		open = func(name string) (store.Store, error) {
-			return store.Open(context.Background(), name, store.Options{Rand: bytes.NewReader(bytes.Repeat([]byte{0xAB}, 16))})
-		}
-	}
-	s, err := open(c.file)
+	s, err := openStore(c.file, store.Limits{}, 0)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -58,63 +58,70 @@ func benchSamples(rows []store.Row, signals []int64, seq uint64) {
 // what this process needs of a core for them (cpu), what the server's process does, and bytes on disk.
 func BenchmarkPutSamples(b *testing.B) {
 	p := quick(b)
-	b.Run("store", func(b *testing.B) {
-		url := fresh(b, p)
-		s := open(b, url, options())
-		rows := make([]store.Row, benchRows)
-		var signals []int64
-		if err := s.Update(context.Background(), func(tx store.Tx) error {
-			d, err := tx.Device("acme", "car-1", storetest.Now)
-			for i := 0; err == nil && i < 40; i++ {
-				var g int64
-				g, err = tx.NamedSignal(d, fmt.Sprint("can0.A.", i), "")
-				signals = append(signals, g)
-			}
-			return err
-		}); err != nil {
-			b.Fatal(err)
-		}
-		c, err := s.pool.Acquire(context.Background())
-		if err != nil {
-			b.Fatal(err)
-		}
-		pid := c.Conn().PgConn().PID()
-		c.Release()
-		seq := uint64(0)
-		b.ReportAllocs()
-		before, server := cpu(), serverCPU(pid)
-		for b.Loop() {
+	// With roles, every tenth sample is one of speed or ignition, which are found by time as well.
+	for _, names := range [][]string{{"can0.A."}, {"can0.A.", "Vehicle.Speed", ".ignition"}} {
+		b.Run([]string{"store", "", "store-roles"}[len(names)-1], func(b *testing.B) {
+			url := fresh(b, p)
+			s := open(b, url, options())
+			rows := make([]store.Row, benchRows)
+			var signals []int64
 			if err := s.Update(context.Background(), func(tx store.Tx) error {
-				for range benchBatches {
-					seq++
-					d, err := tx.Device("acme", "car-1", storetest.Now)
-					if err != nil {
-						return err
+				d, err := tx.Device("acme", "car-1", storetest.Now)
+				for i := 0; err == nil && i < 40; i++ {
+					var g int64
+					name := fmt.Sprint("can0.A.", i)
+					if len(names) > 1 && i%10 == 0 {
+						name = fmt.Sprint(i, names[1+i/10%2])
 					}
-					batch := storetest.Batch(seq, uint32(seq))
-					batch.Samples = benchRows
-					p, err := tx.PutBatch(d, batch)
-					if err != nil {
-						return err
-					}
-					benchSamples(rows, signals, seq)
-					if err := tx.PutSamples(p.ID, rows); err != nil {
-						return err
-					}
-					if _, err := tx.Yield(d, p.ID, batch); err != nil {
-						return err
-					}
-					if _, err := tx.NextReceipt(d); err != nil {
-						return err
-					}
+					g, err = tx.NamedSignal(d, name, "")
+					signals = append(signals, g)
 				}
-				return nil
+				return err
 			}); err != nil {
 				b.Fatal(err)
 			}
-		}
-		report(b, url, "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'samples'::regclass", cpu()-before, serverCPU(pid)-server)
-	})
+			c, err := s.pool.Acquire(context.Background())
+			if err != nil {
+				b.Fatal(err)
+			}
+			pid := c.Conn().PgConn().PID()
+			c.Release()
+			seq := uint64(0)
+			b.ReportAllocs()
+			before, server := cpu(), serverCPU(pid)
+			for b.Loop() {
+				if err := s.Update(context.Background(), func(tx store.Tx) error {
+					for range benchBatches {
+						seq++
+						d, err := tx.Device("acme", "car-1", storetest.Now)
+						if err != nil {
+							return err
+						}
+						batch := storetest.Batch(seq, uint32(seq))
+						batch.Samples = benchRows
+						p, err := tx.PutBatch(d, batch)
+						if err != nil {
+							return err
+						}
+						benchSamples(rows, signals, seq)
+						if err := tx.PutSamples(p.ID, rows); err != nil {
+							return err
+						}
+						if _, err := tx.Yield(d, p.ID, batch); err != nil {
+							return err
+						}
+						if _, err := tx.NextReceipt(d); err != nil {
+							return err
+						}
+					}
+					return nil
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			report(b, url, "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'samples'::regclass", cpu()-before, serverCPU(pid)-server)
+		})
+	}
 	for _, way := range []string{"copy", "copy-pgx"} {
 		b.Run(way, func(b *testing.B) {
 			url := fresh(b, p)
@@ -124,11 +131,11 @@ func BenchmarkPutSamples(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer c.Close(ctx)
-			columns := "day date, idx integer, batch bigint, signal bigint, boot_ns bigint, wall_ns bigint, uncertainty bigint, bits bigint, value double precision, time_source smallint, kind smallint, raw bytea, label text"
+			columns := "day date, idx integer, batch bigint, signal bigint, boot_ns bigint, wall_ns bigint, uncertainty bigint, bits bigint, value double precision, time_source smallint, kind smallint, raw bytea, label text, by_time boolean"
 			if _, err := c.Exec(ctx, "CREATE TABLE samples ("+columns+")"); err != nil {
 				b.Fatal(err)
 			}
-			names := []string{"day", "idx", "batch", "signal", "boot_ns", "wall_ns", "uncertainty", "bits", "value", "time_source", "kind", "raw", "label"}
+			names := []string{"day", "idx", "batch", "signal", "boot_ns", "wall_ns", "uncertainty", "bits", "value", "time_source", "kind", "raw", "label", "by_time"}
 			rows := make([]store.Row, benchRows)
 			seq := uint64(0)
 			var buffer copyBuffer
@@ -140,7 +147,7 @@ func BenchmarkPutSamples(b *testing.B) {
 					for range benchBatches {
 						seq++
 						benchSamples(rows, []int64{1, 2, 3}, seq)
-						buffer.add(1, int64(seq), rows)
+						buffer.add(1, int64(seq), rows, nil)
 					}
 					t := tx{ctx: ctx, conn: c, samples: buffer}
 					if err := t.flushSamples(); err != nil {
@@ -161,7 +168,7 @@ func BenchmarkPutSamples(b *testing.B) {
 					r := &rows[n%benchRows]
 					n++
 					copy(values, []any{storetest.Now, int32(r.Index), int64(seq), r.Signal, r.BootNS, r.Time.UnixNS, int64(r.Time.UncertaintyNS), int64(r.Raw.Bits),
-						math.Float64frombits(r.Value.Bits), int16(r.Time.Source), int16(r.Raw.Kind), []byte{}, ""})
+						math.Float64frombits(r.Value.Bits), int16(r.Time.Source), int16(r.Raw.Kind), []byte{}, "", false})
 					return values, nil
 				})); err != nil {
 					b.Fatal(err)

@@ -85,17 +85,19 @@ func (n *totalsChange) became(s store.State, by int64) {
 	}
 }
 
-const updateDevices = `UPDATE devices d SET receipts = u.receipts, copies = u.copies, last_seen = greatest(d.last_seen, u.seen)
-    FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::timestamptz[]) AS u (id, receipts, copies, seen) WHERE d.id = u.id`
+const updateDevices = `UPDATE devices d SET receipts = u.receipts, copies = u.copies, last_seen = greatest(d.last_seen, u.seen),
+      epochs = u.epochs, signals = u.signals, boots = u.boots, results = u.results, parked = u.parked
+    FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
+      AS u (id, receipts, copies, seen, epochs, signals, boots, results, parked) WHERE d.id = u.id`
 
-const updateLanes = `INSERT INTO lanes AS l (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing)
-    SELECT device, epoch, lane, nullif(first_batch, 0), batches, samples, parked, rejected, superseded, last, announced, missing
-    FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
-      AS u (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing)
+const updateLanes = `INSERT INTO lanes AS l (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing, runs)
+    SELECT device, epoch, lane, nullif(first_batch, 0), batches, samples, parked, rejected, superseded, last, announced, missing, runs
+    FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
+      AS u (device, epoch, lane, first_batch, batches, samples, parked, rejected, superseded, last, announced, missing, runs)
     ON CONFLICT (device, epoch, lane) DO UPDATE SET first_batch = coalesce(l.first_batch, excluded.first_batch), batches = l.batches + excluded.batches,
       samples = l.samples + excluded.samples, parked = l.parked + excluded.parked, rejected = l.rejected + excluded.rejected,
       superseded = l.superseded + excluded.superseded, last = greatest(l.last, excluded.last), announced = greatest(l.announced, excluded.announced),
-      missing = excluded.missing`
+      missing = excluded.missing, runs = l.runs + excluded.runs`
 
 // updateTotals adds to the row of this session, so that those of other sessions need not wait for this commit.
 const updateTotals = `INSERT INTO totals AS t VALUES (pg_backend_pid() % 64, $1, $2, $3, $4, $5, $6, $7)
@@ -107,17 +109,23 @@ func (t *tx) finish() error {
 	if err := t.flushSamples(); err != nil {
 		return err
 	}
+	if err := t.settleWide(); err != nil {
+		return err
+	}
 	if err := t.trimLetters(); err != nil {
 		return err
 	}
 	batch := &pgx.Batch{}
+	t.queueSpans(batch)
 	t.queueDevices(batch)
+	t.queueDerived(batch)
 	if err := t.queueLanes(batch); err != nil {
 		return err
 	}
 	if n := t.totals; n != (totalsChange{}) {
 		batch.Queue(updateTotals, n.devices, n.batches, n.samples, n.parked, n.rejected, n.losses, n.letters)
 	}
+	t.outbox.queue(batch)
 	if batch.Len() == 0 {
 		return nil
 	}
@@ -131,11 +139,15 @@ func (t *tx) queueDevices(batch *pgx.Batch) {
 	var ids, receipts []int64
 	var copies []bool
 	var seen []*time.Time
+	var used [5][]int64
 	for id, h := range t.devices {
 		if !h.changed {
 			continue
 		}
 		ids, receipts, copies = append(ids, id), append(receipts, h.receipts), append(copies, h.copies)
+		for i, n := range []int64{h.epochs, h.signals, h.boots, h.results, h.parked} {
+			used[i] = append(used[i], n)
+		}
 		if h.lastSeen.IsZero() {
 			seen = append(seen, nil)
 		} else {
@@ -143,7 +155,7 @@ func (t *tx) queueDevices(batch *pgx.Batch) {
 		}
 	}
 	if len(ids) > 0 {
-		batch.Queue(updateDevices, ids, receipts, copies, seen)
+		batch.Queue(updateDevices, ids, receipts, copies, seen, used[0], used[1], used[2], used[3], used[4])
 	}
 }
 
@@ -162,16 +174,16 @@ func (t *tx) queueLanes(batch *pgx.Batch) error {
 	if err != nil {
 		return err
 	}
-	columns := make([][]int64, 11)
+	columns := make([][]int64, 12)
 	lanes := make([]int32, len(keys))
 	for i, k := range keys {
 		l := t.lanes[k]
-		for c, v := range []int64{k.device, int64(k.epoch), l.first, l.batches, l.samples, l.parked, l.rejected, l.superseded, int64(l.last), int64(l.announced), int64(now[i].missing)} {
+		for c, v := range []int64{k.device, int64(k.epoch), l.first, l.batches, l.samples, l.parked, l.rejected, l.superseded, int64(l.last), int64(l.announced), int64(now[i].missing), now[i].more} {
 			columns[c] = append(columns[c], v)
 		}
 		lanes[i] = int32(k.lane)
 	}
-	batch.Queue(updateLanes, columns[0], columns[1], lanes, columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], columns[10])
+	batch.Queue(updateLanes, columns[0], columns[1], lanes, columns[2], columns[3], columns[4], columns[5], columns[6], columns[7], columns[8], columns[9], columns[10], columns[11])
 	t.queueRuns(batch, keys, now)
 	return nil
 }

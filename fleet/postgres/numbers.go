@@ -17,6 +17,7 @@ import (
 type laneNow struct {
 	before, top uint64 // the highest number known ahead of it, and now
 	missing     uint64
+	more        int64             // runs that it has more than before
 	runs        map[uint64]uint64 // that were there beside what is added: first to last
 }
 
@@ -91,6 +92,7 @@ func (t *tx) settleLanes(keys []laneKey) ([]laneNow, error) {
 	for i, k := range keys {
 		n := &now[i]
 		was, is := n.sets(&t.lanes[k].accounted)
+		n.more = int64(len(is.List()) - len(was.List()))
 		n.missing = n.missing + (n.top - n.before) + was.Within(1, n.before) - is.Within(1, n.top)
 	}
 	return now, nil

@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/waybill-telematics/waybill/fleet/api"
 	"github.com/waybill-telematics/waybill/fleet/store"
 	"github.com/waybill-telematics/waybill/fleet/store/storetest"
 )
@@ -122,7 +124,7 @@ func TestPartitions(t *testing.T) {
 	expect("days beside months", "20251101_20251201", "20251201_20260101", "20261101_20261201", "20261201_20270101", "20270101_20270201",
 		"20270201_20270202", "20270202_20270203", "20270203_20270301", "20270301_20270401")
 	for _, line := range words(t, url, "SELECT indexdef FROM pg_indexes WHERE tablename = 'samples_20270202_20270203' ORDER BY indexname") {
-		if !strings.Contains(line, "USING btree (batch)") && !strings.Contains(line, "USING brin (wall_ns) WITH (pages_per_range='32', autosummarize='on')") {
+		if !strings.Contains(line, "USING btree (batch)") && !strings.Contains(line, "USING btree (signal, wall_ns) WHERE by_time") && !strings.Contains(line, "USING brin (wall_ns) WITH (pages_per_range='32', autosummarize='on')") {
 			t.Errorf("an index of a partition: %s", line)
 		}
 	}
@@ -130,6 +132,112 @@ func TestPartitions(t *testing.T) {
 		t.Errorf("%s samples; 7 were put and two were dropped", got)
 	}
 }
+
+// TestPartitionAheadOfFewConnections: who makes the next partition at the turn of a month holds no connection meanwhile, or as many
+// writers as there are connections would wait for one another for ever.
+func TestPartitionAheadOfFewConnections(t *testing.T) {
+	url := fresh(t, quick(t))
+	o := options()
+	o.Connections = 1
+	turn := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	o.Now = func() time.Time { return turn.Add(-time.Minute) }
+	s := open(t, url, o)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for seq := uint64(1); seq <= 2; seq++ {
+		if err := s.Update(ctx, func(tx store.Tx) error {
+			d, err := tx.Device("acme", "car-1", turn)
+			if err != nil {
+				return err
+			}
+			g, err := tx.NamedSignal(d, "a", "")
+			if err != nil {
+				return err
+			}
+			b := storetest.Batch(seq, 1)
+			b.Received, b.Samples = turn, 1
+			p, err := tx.PutBatch(d, b)
+			if err != nil {
+				return err
+			}
+			return tx.PutSamples(p.ID, []store.Row{{Signal: g}})
+		}); err != nil {
+			t.Fatalf("batch %d after the turn of the month: %v", seq, err)
+		}
+	}
+	if got := words(t, url, partitions); len(got) != 3 {
+		t.Errorf("partitions: %v; want the one behind, too", got)
+	}
+}
+
+// TestQuestionsLeaveRoomForVehicles: however many ask, and however long it takes, vehicles are taken from.
+func TestQuestionsLeaveRoomForVehicles(t *testing.T) {
+	o := options()
+	o.Connections = 2
+	s := open(t, fresh(t, quick(t)), o)
+	asking, done := context.WithCancel(context.Background())
+	var askers sync.WaitGroup
+	defer askers.Wait()
+	defer done()
+	for range 4 {
+		askers.Go(func() {
+			var n int
+			if err := (reads{s}).one(asking, "SELECT 1 FROM pg_sleep(60)", nil, &n); err == nil {
+				t.Error("the question has slept its time")
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.Update(ctx, func(tx store.Tx) error { _, err := tx.Device("acme", "car-1", storetest.Now); return err }); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQuestionsOfAnyText: who asks for what PostgreSQL takes for no text finds nothing, and is no error of the store's.
+func TestQuestionsOfAnyText(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, fresh(t, quick(t)), options())
+	if err := s.Update(ctx, func(tx store.Tx) error {
+		d, err := tx.Device("acme", "car-1", storetest.Now)
+		if err == nil {
+			_, err = tx.NamedSignal(d, "a\x00b", "")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r, id := s.Reads(), api.DeviceID{Tenant: "acme", Device: "car-1"}
+	w := api.Window{From: storetest.Now.Add(-time.Hour), To: storetest.Now}
+	for _, text := range []string{"\x00", "\xff", "a\x00b"} {
+		_, err := r.Device(ctx, api.DeviceID{Tenant: "acme", Device: text}, w.To)
+		if !errors.Is(err, api.ErrNotFound) {
+			t.Errorf("%q: %v", text, err)
+		}
+		p := api.Page{Limit: 10}
+		for what, err := range map[string]error{
+			"devices": second(r.Devices(ctx, api.DeviceQuery{Search: text, After: api.DeviceID{Tenant: text, Device: text}, Now: w.To, Limit: 10})),
+			"signals": second(r.Signals(ctx, id, api.SignalQuery{Search: text, After: text, Now: w.To, Limit: 10, Last: true})),
+			"series":  second(r.Buckets(ctx, id, text, w, time.Minute)),
+			"gaps":    third(r.Gaps(ctx, api.LedgerQuery{Tenant: "acme", Device: text, Page: api.Page{Limit: 10, After: text + "/" + text + "/" + text + "/" + text + "/1"}})),
+			"losses":  third(r.Losses(ctx, api.LedgerQuery{Tenant: "acme", Device: text, Page: p})),
+			"parked":  third(r.ParkedBatches(ctx, api.LedgerQuery{Tenant: "acme", Device: text, Page: p})),
+			"letters": third(r.Letters(ctx, api.LedgerQuery{Tenant: "acme", Device: text, Page: p})),
+		} {
+			if err != nil {
+				t.Errorf("%s, %q: %v", what, text, err)
+			}
+		}
+	}
+	if list, err := r.Signals(ctx, id, api.SignalQuery{Search: "a\x00", Now: w.To, Limit: 10}); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func third[T any](_ T, _ string, err error) error { return err }
 
 // TestWhoMayOpen: another program's database is refused and left alone, as are a newer schema and an empty one that is only
 // to be read; a second schema of a shared database will do.

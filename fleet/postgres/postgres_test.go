@@ -43,7 +43,14 @@ func check(t testing.TB, url string) {
 		    FROM lanes l LEFT JOIN ranges r ON r.device = l.device AND r.epoch = l.epoch AND r.lane = l.lane AND r.first <= greatest(l.last, l.announced)
 		    GROUP BY l.device, l.epoch, l.lane) x WHERE missing <> counted`,
 		"samples without a batch or a signal": `SELECT (SELECT count(*) FROM samples) - (SELECT count(*) FROM readings)`,
-		"samples that stand twice":            `SELECT count(*) FROM (SELECT 1 FROM samples GROUP BY batch, idx HAVING count(*) > 1) x`,
+		"what devices have of what is limited": `SELECT count(*) FROM (SELECT id, epochs, signals, boots, results, parked FROM devices
+		    EXCEPT SELECT id, (SELECT count(*) FROM epochs_of x WHERE x.device = d.id), (SELECT count(*) FROM signals x WHERE x.device = d.id), (SELECT count(*) FROM clocks x WHERE x.device = d.id),
+		      (SELECT count(*) FROM results x WHERE x.device = d.id), (SELECT coalesce(sum(length(bytes) + 256 + least(samples, 1048576)), 0) FROM batches x WHERE x.device = d.id AND state = 2) FROM devices d) x`,
+		"devices of tenants":            `SELECT count(*) FROM (SELECT tenant, count(*) FROM devices GROUP BY tenant EXCEPT SELECT tenant, devices FROM tenants) x`,
+		"runs of lanes":                 `SELECT count(*) FROM lanes l WHERE runs <> (SELECT count(*) FROM ranges r WHERE r.device = l.device AND r.epoch = l.epoch AND r.lane = l.lane)`,
+		"samples that not one span has": `SELECT count(*) FROM samples s JOIN batches b ON b.id = s.batch WHERE 1 <> (SELECT count(*) FROM spans x WHERE x.device = b.device AND x.batch = s.batch AND x.day = s.day AND x.lane = b.lane AND s.signal = ANY (x.signals) AND (s.wall_ns BETWEEN x.first_ns AND x.last_ns OR s.wall_ns IS NULL AND x.last_ns IS NULL))`,
+		"spans that are too long":       `SELECT count(*) FROM spans WHERE last_ns - first_ns >= 7200000000000 OR first_ns > last_ns`,
+		"samples that stand twice":      `SELECT count(*) FROM (SELECT 1 FROM samples GROUP BY batch, idx HAVING count(*) > 1) x`,
 	} {
 		var n int64
 		if err := c.QueryRow(context.Background(), query).Scan(&n); err != nil || n != 0 {

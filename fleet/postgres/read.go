@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -306,4 +307,24 @@ func (s *Store) Positions(ctx context.Context, topic string) (map[int32]int64, e
 		return nil
 	})
 	return next, err
+}
+
+// Survey counts devices by what their last status said (of those online, as silent those of which nothing came since), and what the
+// loss ledgers account for by reason and unit.
+func (s *Store) Survey(ctx context.Context, since time.Time) (devices map[string]int, lost map[[2]string]float64, err error) {
+	devices, lost = map[string]int{}, map[[2]string]float64{}
+	var state string
+	var n int64
+	if err := s.each(ctx, `SELECT CASE WHEN s.online IS NULL THEN 'unknown' WHEN NOT s.online THEN 'offline' WHEN d.last_seen < $1 THEN 'silent' ELSE 'online' END, count(*)
+	    FROM devices d LEFT JOIN status s ON s.device = d.id GROUP BY 1`, []any{since}, []any{&state, &n}, func() error { devices[state] = int(n); return nil }); err != nil {
+		return nil, nil, err
+	}
+	var reason int32
+	var unit string
+	var sum float64
+	err = s.each(ctx, `SELECT reason, unit, sum(count::float8 + CASE WHEN count < 0 THEN 18446744073709551616 ELSE 0 END) FROM losses GROUP BY 1, 2`, nil, []any{&reason, &unit, &sum}, func() error {
+		lost[[2]string{telemetrypb.LossReason(reason).String(), unit}] = sum
+		return nil
+	})
+	return devices, lost, err
 }

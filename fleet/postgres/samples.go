@@ -13,15 +13,15 @@ import (
 
 // Samples go by COPY in PostgreSQL's binary format (its documentation, "COPY", "Binary Format"), written by hand: per row two
 // bytes that count the columns, per column four bytes of length and the value, big-endian.
-const copySamples = `COPY samples (day, idx, batch, signal, boot_ns, wall_ns, uncertainty, bits, value, time_source, kind, raw, label) FROM STDIN (FORMAT binary)`
+const copySamples = `COPY samples (day, idx, batch, signal, boot_ns, wall_ns, uncertainty, bits, value, time_source, kind, raw, label, by_time) FROM STDIN (FORMAT binary)`
 
-const sampleColumns = 13
+const sampleColumns = 14
 
 // copyHead is the signature, no flags, and no extension.
 const copyHead = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // fixedRow is the size of a row without NULLs, text and label.
-const fixedRow = 2 + sampleColumns*4 + 4 + 4 + 7*8 + 2 + 2
+const fixedRow = 2 + sampleColumns*4 + 4 + 4 + 7*8 + 2 + 2 + 1
 
 // flushAt bounds what a transaction keeps in memory of its samples, in bytes.
 const flushAt = 1 << 20
@@ -33,8 +33,8 @@ type copyBuffer struct {
 	rows  int64
 }
 
-// add writes the rows of a batch.
-func (c *copyBuffer) add(day int32, batch int64, rows []store.Row) {
+// add writes the rows of a batch; those that roles names are found by time.
+func (c *copyBuffer) add(day int32, batch int64, rows []store.Row, roles *deviceRoles) {
 	if len(c.bytes) == 0 {
 		c.bytes = append(c.bytes, copyHead...)
 	}
@@ -45,6 +45,11 @@ func (c *copyBuffer) add(day int32, batch int64, rows []store.Row) {
 	b := c.bytes
 	for i := range rows {
 		b = appendRow(b, day, batch, &rows[i])
+		byTime := byte(0)
+		if _, ok := roles.of(rows[i].Signal); ok {
+			byTime = 1
+		}
+		b = append(binary.BigEndian.AppendUint32(b, 1), byTime)
 	}
 	c.bytes = b
 	c.rows += int64(len(rows))
@@ -53,6 +58,7 @@ func (c *copyBuffer) add(day int32, batch int64, rows []store.Row) {
 // NULL is a length of −1 and no value.
 const null = math.MaxUint32
 
+// appendRow writes all columns but the last.
 func appendRow(b []byte, day int32, batch int64, r *store.Row) []byte {
 	be := binary.BigEndian
 	// The head of a row, up to boot_ns, is of one size whatever it says.
@@ -105,14 +111,23 @@ func (t *tx) PutSamples(batch int64, rows []store.Row) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	day, err := t.dayOf(batch)
+	at, err := t.placeOf(batch)
 	if err != nil {
 		return err
 	}
+	day := at.day
 	if !t.s.ready(day) {
 		return t.fail(&absentPartition{[]int32{day}})
 	}
-	t.samples.add(day, batch, rows)
+	t.noteSpans(batch, at, rows) // it says which batches are wide
+	roles, err := t.noteSamples(batch, day, rows)
+	if err != nil {
+		return err
+	}
+	if err := t.noteForOutbox(batch); err != nil {
+		return err
+	}
+	t.samples.add(day, batch, rows, roles)
 	t.totals.samples += int64(len(rows))
 	if len(t.samples.bytes) < flushAt {
 		return nil
@@ -142,19 +157,21 @@ func (t *tx) flushSamples() error {
 	return nil
 }
 
-// dayOf is the day of a batch's samples.
-func (t *tx) dayOf(batch int64) (int32, error) {
-	if day, known := t.days[batch]; known {
-		return day, nil
+// placeOf is where a batch's samples stand.
+func (t *tx) placeOf(batch int64) (placed, error) {
+	p, known := t.places[batch]
+	if known {
+		return p, nil
 	}
-	var day int32
-	found, err := t.one("SELECT day - '2000-01-01' FROM batches WHERE id = $1", []any{batch}, &day)
+	found, err := t.one("SELECT device, lane, day - '2000-01-01' FROM batches WHERE id = $1", []any{batch}, &p.device, &p.lane, &p.day)
 	if err == nil && !found {
-		err = fmt.Errorf("batch row %d is not there", batch)
+		err = absentBatch(batch)
 	}
 	if err != nil {
-		return 0, err
+		return p, err
 	}
-	t.days[batch] = day
-	return day, nil
+	t.places[batch] = p
+	return p, nil
 }
+
+func absentBatch(batch int64) error { return fmt.Errorf("batch row %d is not there", batch) }

@@ -22,7 +22,7 @@ const openLock = 0x5742666C
 const updateLock = 0x57427570
 
 // migrations lead from one version of the schema to the next; a new store runs through all. What is here is never changed.
-var migrations = []string{schema1}
+var migrations = []string{schema1, schemaOutbox, schemaTables, schemaPage, schemaMeans}
 
 // schema1 makes an empty store (docs/STORE.md).
 //

@@ -206,6 +206,14 @@ func TestOneConsumerOfAPartition(t *testing.T) {
 // TestDeadlocksAreTriedAgain: two transactions that wait for each other both commit in the end.
 func TestDeadlocksAreTriedAgain(t *testing.T) {
 	url := fresh(t, quick(t))
+	// The devices are known: who makes a new one holds its tenant's row, and there would be no deadlock.
+	if err := open(t, url, options()).Update(context.Background(), func(tx store.Tx) error {
+		_, one := deliver(tx, "car-1", 3)
+		_, two := deliver(tx, "car-2", 3)
+		return errors.Join(one, two)
+	}); err != nil {
+		t.Fatal(err)
+	}
 	var tasks sync.WaitGroup
 	var both sync.WaitGroup
 	both.Add(2)
@@ -293,4 +301,38 @@ func TestServerKilled(t *testing.T) {
 	}
 	t.Logf("confirmed %v", confirmed)
 	check(t, url)
+}
+
+// TestAbandonedTransaction: a process that is stopped within a transaction keeps others from its devices for a bounded time only.
+func TestAbandonedTransaction(t *testing.T) {
+	ctx := context.Background()
+	url := fresh(t, quick(t))
+	other := open(t, url, options())
+	for name, want := range map[string]string{"idle_in_transaction_session_timeout": "1min", "tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"} {
+		var got string
+		if err := other.each(ctx, "SELECT current_setting($1)", []any{name}, []any{&got}, func() error { return nil }); err != nil || got != want {
+			t.Errorf("%s is %s, want %s; %v", name, got, want, err)
+		}
+	}
+	stopped := open(t, url+"?idle_in_transaction_session_timeout=1000", options())
+	device := func(tx store.Tx) error { _, err := tx.Device("acme", "car-1", storetest.Now); return err }
+	holds, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		ended <- stopped.Update(ctx, func(tx store.Tx) error {
+			err := device(tx)
+			close(holds)
+			<-goOn
+			return err
+		})
+	}()
+	<-holds
+	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := other.Update(soon, device); err != nil {
+		t.Errorf("beside a transaction that nobody goes on with: %v", err)
+	}
+	close(goOn)
+	if err := <-ended; err == nil {
+		t.Error("the transaction that was ended was committed")
+	}
 }

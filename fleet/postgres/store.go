@@ -32,13 +32,15 @@ type Options struct {
 	Log      *slog.Logger // nil: nothing is logged
 	// Password, if not empty, is the password; else the URL, PGPASSWORD or PGPASSFILE give it.
 	Password string
-	// Connections is the most that are opened; 0: 8. Each Update uses one.
+	// Connections is the most that are opened; 0: 8. Each Update uses one; the API's questions use half of them at most, so that
+	// nobody who asks keeps vehicles waiting.
 	Connections int32
 	// Daily makes a partition of samples a day, and not a month, from now on: for fleets of more than about 10,000 samples/s.
 	Daily bool
 	// LetterBytes is how much of a dead letter is kept, in bytes (0: 64 KiB), and Letters how many are kept (0: 10,000).
 	LetterBytes int
 	Letters     int
+	Limits      store.Limits // of what one device or tenant can make the store keep
 	// Now says which partitions are made ahead; nil: time.Now.
 	Now func() time.Time
 }
@@ -51,18 +53,35 @@ type Store struct {
 	name       string
 	generation atomic.Uint64
 
+	reading chan struct{} // a place for each question of the API that has a connection
+
 	mu         sync.Mutex // guards what follows
 	catalogues map[catalogueKey]*store.Catalogue
-	days       map[int32]bool // partitions of samples that were there, by their first day
-	totals     store.Totals   // as last read
-	random     sync.Mutex     // guards o.Rand
-	buffers    sync.Pool      // of *[]byte, for the samples of a transaction
+	roles      map[int64]*deviceRoles
+	signals    map[int64]*decodedSignal // that the outbox has named
+	days       map[int32]bool           // partitions of samples that were there, by their first day
+	totals     store.Totals             // as last read
+	retimed    store.Retiming           // the last one that was given out
+	derived    int64                    // the device whose drives were found last
+	random     sync.Mutex               // guards o.Rand
+	buffers    sync.Pool                // of *[]byte, for the samples of a transaction
 }
 
 var _ store.Store = (*Store)(nil)
 
 // connectTimeout bounds one connection's making.
 const connectTimeout = 15 * time.Second
+
+// abandoned has the server end a transaction of a machine that is gone or a process that is stopped, and let go of its locks: of its
+// devices, of its Kafka partitions, and of the one that all share. Else that takes until TCP gives up, two hours by default. The URL
+// may say otherwise.
+var abandoned = map[string]string{
+	"idle_in_transaction_session_timeout": "60000", // ms; between two statements lie milliseconds
+	"tcp_keepalives_idle":                 "15",    // s
+	"tcp_keepalives_interval":             "5",
+	"tcp_keepalives_count":                "3",
+	"tcp_user_timeout":                    "30000", // ms
+}
 
 // askTimeout bounds what has no context of its own: Totals and Lacks.
 const askTimeout = 15 * time.Second
@@ -82,6 +101,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if o.Letters == 0 {
 		o.Letters = 10000
 	}
+	o.Limits = o.Limits.WithDefaults()
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -92,7 +112,8 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if o.Password != "" {
 		config.ConnConfig.Password = o.Password
 	}
-	s := &Store{o: o, catalogues: map[catalogueKey]*store.Catalogue{}, days: map[int32]bool{}}
+	s := &Store{o: o, catalogues: map[catalogueKey]*store.Catalogue{}, days: map[int32]bool{}, roles: map[int64]*deviceRoles{}}
+	s.reading = make(chan struct{}, max(1, o.Connections/2))
 	if err := s.open(ctx, config); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("store %s/%s: %w", config.ConnConfig.Host, config.ConnConfig.Database, err)
@@ -105,6 +126,7 @@ func (s *Store) open(ctx context.Context, config *pgxpool.Config) error {
 		return errors.New("no source of randomness for the generation of a store")
 	}
 	c := config.ConnConfig
+	c.DialFunc = dialer().DialContext
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
@@ -113,6 +135,11 @@ func (s *Store) open(ctx context.Context, config *pgxpool.Config) error {
 	}
 	c.RuntimeParams["timezone"] = "UTC"
 	c.RuntimeParams["default_transaction_isolation"] = "read committed" // the locks and the fences count on seeing what was committed
+	for name, value := range abandoned {
+		if c.RuntimeParams[name] == "" {
+			c.RuntimeParams[name] = value
+		}
+	}
 	if s.o.ReadOnly {
 		c.RuntimeParams["default_transaction_read_only"] = "on"
 	}
@@ -147,6 +174,9 @@ func (s *Store) settle(ctx context.Context, c *pgx.Conn) error {
 		return err
 	}
 	if err := prepare(ctx, c, false); err != nil {
+		return err
+	}
+	if err := fillRoles(ctx, c); err != nil {
 		return err
 	}
 	return s.checkGeneration(ctx, c, s.o.Restored)
@@ -185,12 +215,13 @@ const (
 	aloneFrom = 4
 )
 
-// begin begins a transaction beside others, or alone. Who waits to be alone is overtaken by nobody (the lock's queue).
+// begin begins a transaction beside others, or alone. Who waits to be alone is overtaken by nobody (the lock's queue). Its last answer has
+// a row where the transaction is to leave notes in the outbox.
 func begin(attempt int) string {
 	if attempt < aloneFrom {
-		return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock_shared(%d)", updateLock)
+		return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock_shared(%d); %s", updateLock, outboxQuery)
 	}
-	return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", updateLock)
+	return fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d); %s", updateLock, outboxQuery)
 }
 
 // Update runs f in one transaction, and again when another transaction was in its way: f must begin anew then. When the
@@ -202,10 +233,11 @@ func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
 	}
 	wanted := map[deviceName]bool{} // devices, by the attempts before
 	for attempt := 1; ; attempt++ {
-		err := s.try(ctx, f, wanted, attempt)
+		copied, err := s.try(ctx, f, wanted, attempt)
 		var absent *absentPartition
 		switch {
 		case err == nil:
+			s.aheadOf(ctx, copied)
 			return nil
 		case ctx.Err() != nil || attempt >= attempts:
 			return err
@@ -235,11 +267,11 @@ func wasInTheWay(err error) bool {
 }
 
 // try is one transaction. It takes what earlier attempts wanted ahead of f and in one order, so that several that have been
-// in one another's way are no more.
-func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool, attempt int) (err error) {
+// in one another's way are no more. copied are the days whose samples it stored.
+func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[deviceName]bool, attempt int) (copied []int32, err error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("connect: %w", err)
+		return nil, fmt.Errorf("connect: %w", err)
 	}
 	defer conn.Release()
 	defer func() {
@@ -247,10 +279,12 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[devi
 			undo(ctx, conn.Conn())
 		}
 	}()
-	if _, err := conn.Conn().PgConn().Exec(ctx, begin(attempt)).ReadAll(); err != nil {
-		return fmt.Errorf("begin: %w", err)
+	begun, err := conn.Conn().PgConn().Exec(ctx, begin(attempt)).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
 	}
 	t := newTx(ctx, s, conn.Conn(), wanted)
+	t.outbox.wanted = len(begun[len(begun)-1].Rows) > 0
 	if b, ok := s.buffers.Get().(*[]byte); ok {
 		t.samples.bytes = (*b)[:0]
 	}
@@ -266,10 +300,10 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[devi
 			var tag pgconn.CommandTag
 			if tag, err = conn.Exec(ctx, "COMMIT"); err == nil && tag.String() == "COMMIT" {
 				s.keep(t)
-				return nil
+				return t.copied, nil
 			}
 			if err == nil {
-				return errors.New("commit: the server rolled the transaction back")
+				return nil, errors.New("commit: the server rolled the transaction back")
 			}
 			err = fmt.Errorf("commit: %w", err)
 		}
@@ -277,7 +311,7 @@ func (s *Store) try(ctx context.Context, f func(store.Tx) error, wanted map[devi
 	if t.err != nil && !errors.Is(err, t.err) {
 		err = errors.Join(err, t.err) // what f made of it may hide that it can be tried again
 	}
-	return err
+	return nil, err
 }
 
 // undo rolls a connection's transaction back. The context may be what failed, and the roll-back must not depend on it. A
@@ -290,13 +324,19 @@ func undo(ctx context.Context, c *pgx.Conn) {
 	}
 }
 
-// keep remembers what a transaction has made or read and nobody can change.
-func (s *Store) keep(t *tx) {
-	for _, day := range t.copied {
-		if err := s.ahead(t.ctx, day); err != nil { // the next transaction tries it again
+// aheadOf makes the partitions behind those of some days. It takes a connection, so that nobody may hold one who calls it: at the turn
+// of a month all writers do.
+func (s *Store) aheadOf(ctx context.Context, days []int32) {
+	for _, day := range days {
+		if err := s.ahead(ctx, day); err != nil { // the next transaction tries it again
 			s.o.Log.Warn("the next partition of samples could not be made", "err", err)
+			return
 		}
 	}
+}
+
+// keep remembers what a transaction has made or read and nobody can change.
+func (s *Store) keep(t *tx) {
 	if len(t.catalogues) == 0 {
 		return
 	}

@@ -27,18 +27,31 @@ type tx struct {
 	devices    map[int64]*held
 	lanes      map[laneKey]*laneChange
 	catalogues map[catalogueKey]*store.Catalogue
-	days       map[int64]int32 // of batches, as a date's binary format has them
+	clocks     map[clockKey]*telemetrypb.ClockRecord // of devices that are held; nil: there is none
+	places     map[int64]placed                      // of batches
+	outbox     notes
 	samples    copyBuffer
-	copied     []int32 // days whose samples went out
+	spans      map[spanKey]*span
+	wide       map[int64]placed // batches with more spans than are remembered
+	copied     []int32          // days whose samples went out
 	totals     totalsChange
-	newLetters bool
+	derived    derivedChange
+	newLetters map[string]string // topics of devices that have new letters, from and below
 }
 
 type deviceName struct{ tenant, device string }
 
+// placed is where a batch's samples stand.
+type placed struct {
+	device int64
+	lane   int32
+	day    int32 // as a date's binary format has it
+}
+
 // held is a device whose row this transaction holds.
 type held struct {
-	id       int64
+	id int64
+	usage
 	receipts int64
 	copies   bool
 	lastSeen time.Time // zero: it was not heard from
@@ -48,7 +61,7 @@ type held struct {
 func newTx(ctx context.Context, s *Store, conn *pgx.Conn, wanted map[deviceName]bool) *tx {
 	return &tx{
 		ctx: ctx, s: s, conn: conn, wanted: wanted, names: map[deviceName]*held{}, devices: map[int64]*held{}, lanes: map[laneKey]*laneChange{},
-		catalogues: map[catalogueKey]*store.Catalogue{}, days: map[int64]int32{},
+		catalogues: map[catalogueKey]*store.Catalogue{}, places: map[int64]placed{}, spans: map[spanKey]*span{}, derived: newDerivedChange(),
 	}
 }
 
@@ -100,12 +113,15 @@ func (t *tx) Device(tenant, device string, now time.Time) (int64, error) {
 		t.wanted[deviceName{tenant, device}] = true
 		h = &held{}
 		for h.id == 0 {
-			if _, err := t.one("SELECT id, receipts, copies FROM devices WHERE tenant = $1 AND device = $2 FOR NO KEY UPDATE",
-				[]any{tenant, device}, &h.id, &h.receipts, &h.copies); err != nil {
+			if _, err := t.one("SELECT id, receipts, copies, "+usageColumns+" FROM devices WHERE tenant = $1 AND device = $2 FOR NO KEY UPDATE",
+				[]any{tenant, device}, append([]any{&h.id, &h.receipts, &h.copies}, h.usage.into()...)...); err != nil {
 				return 0, err
 			}
 			if h.id != 0 {
 				break
+			}
+			if err := t.roomForDevice(tenant); err != nil {
+				return 0, err
 			}
 			made, err := t.one("INSERT INTO devices (tenant, device, first_seen, last_seen) VALUES ($1, $2, $3, $3) ON CONFLICT (tenant, device) DO NOTHING RETURNING id",
 				[]any{tenant, device, now}, &h.id)
@@ -114,6 +130,8 @@ func (t *tx) Device(tenant, device string, now time.Time) (int64, error) {
 			}
 			if made {
 				t.totals.devices++
+			} else if err := t.notNew(tenant); err != nil {
+				return 0, err
 			}
 		}
 		if known := t.devices[h.id]; known != nil { // held under its row alone, so far
@@ -138,9 +156,9 @@ func (t *tx) takeWanted() error {
 	}
 	var h held
 	var name deviceName
-	return t.each(`SELECT d.id, d.tenant, d.device, d.receipts, d.copies FROM devices d JOIN unnest($1::text[], $2::text[]) AS w (tenant, device)
+	return t.each(`SELECT d.id, d.tenant, d.device, d.receipts, d.copies, `+usageColumns+` FROM devices d JOIN unnest($1::text[], $2::text[]) AS w (tenant, device)
 	    ON d.tenant = w.tenant AND d.device = w.device ORDER BY d.id FOR NO KEY UPDATE OF d`, []any{tenants, devices},
-		[]any{&h.id, &name.tenant, &name.device, &h.receipts, &h.copies}, func() error {
+		append([]any{&h.id, &name.tenant, &name.device, &h.receipts, &h.copies}, h.usage.into()...), func() error {
 			one := h
 			t.names[name], t.devices[h.id] = &one, &one
 			return nil
@@ -153,7 +171,8 @@ func (t *tx) hold(device int64) (*held, error) {
 		return h, nil
 	}
 	h := &held{id: device}
-	found, err := t.one("SELECT receipts, copies FROM devices WHERE id = $1 FOR NO KEY UPDATE", []any{device}, &h.receipts, &h.copies)
+	found, err := t.one("SELECT receipts, copies, "+usageColumns+" FROM devices WHERE id = $1 FOR NO KEY UPDATE", []any{device},
+		append([]any{&h.receipts, &h.copies}, h.usage.into()...)...)
 	if err == nil && !found {
 		err = fmt.Errorf("device row %d is not there", device)
 	}
@@ -174,9 +193,15 @@ func (t *tx) NextReceipt(device int64) (uint64, error) {
 	return uint64(h.receipts), nil
 }
 
+// insertBatch inserts the key, unless its lane has as many gaps as it may and the number would begin one more ($19: runs that
+// this transaction has added, $20: the limit). It says whether the epoch was known.
 const insertBatch = `INSERT INTO batches (device, epoch, lane, seq, crc32c, sha256, boot_id, boot_count, catalogue, first_ns, span_ns,
-    samples, form, state, reason, bytes, day, received) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-    ON CONFLICT (device, epoch, lane, seq) DO NOTHING RETURNING id`
+    samples, form, state, reason, bytes, day, received) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18
+    WHERE NOT EXISTS (SELECT 1 FROM lanes l WHERE l.device = $1 AND l.epoch = $2 AND l.lane = $3 AND l.runs + $19::bigint >= $20::bigint
+      AND NOT EXISTS (SELECT 1 FROM (SELECT last FROM ranges r WHERE r.device = $1 AND r.epoch = $2 AND r.lane = $3 AND r.first - 1 <= $4 ORDER BY first DESC LIMIT 1) r
+        WHERE r.last >= $4 - 1))
+    ON CONFLICT (device, epoch, lane, seq) DO NOTHING
+    RETURNING id, EXISTS (SELECT 1 FROM lanes l WHERE l.device = $1 AND l.epoch = $2)`
 
 func (t *tx) PutBatch(device int64, b *store.Batch) (store.Put, error) {
 	if b.Seq == 0 || b.Seq > maxSeq {
@@ -187,16 +212,37 @@ func (t *tx) PutBatch(device int64, b *store.Batch) (store.Put, error) {
 		return store.Put{}, err
 	}
 	var id int64
+	var known bool
 	day := dayOf(b.Received)
+	full, err := t.roomForBatch(h, b)
+	if err != nil {
+		return store.Put{}, err
+	}
+	if full != nil {
+		return t.refuse(device, b, full)
+	}
+	added := 0
+	if l := t.lanes[laneKey{device, b.Epoch, b.Lane}]; l != nil {
+		if added = len(l.accounted.List()); l.accounted.Within(b.Seq-1, b.Seq+1) > 0 {
+			added = -t.s.o.Limits.Gaps // it joins one of them
+		}
+	}
 	found, err := t.one(insertBatch, []any{device, int64(b.Epoch), int32(b.Lane), int64(b.Seq), int64(b.CRC), b.SHA256, b.BootID, int64(b.BootCount),
-		b.Catalogue, b.FirstNS, int64(b.SpanNS), int64(b.Samples), int16(b.Form), int16(b.State), clean(b.Reason), b.Bytes, dateOf(day), b.Received}, &id)
+		b.Catalogue, b.FirstNS, int64(b.SpanNS), int64(b.Samples), int16(b.Form), int16(b.State), clean(b.Reason), b.Bytes, dateOf(day), b.Received,
+		int64(added), int64(t.s.o.Limits.Gaps)}, &id, &known)
 	if err != nil {
 		return store.Put{}, fmt.Errorf("batch %016x/%d/%d: %w", b.Epoch, b.Lane, b.Seq, err)
 	}
 	if !found {
-		return t.compare(device, b)
+		return t.refuse(device, b, store.NoRoom("gaps of a lane", int64(t.s.o.Limits.Gaps)))
 	}
-	t.days[id] = day
+	t.places[id] = placed{device, int32(b.Lane), day}
+	if err := t.noteEpoch(h, b.Epoch, known); err != nil {
+		return store.Put{}, err
+	}
+	if b.State == store.StateParked {
+		h.parked, h.changed = h.parked+store.ParkedCost(int64(len(b.Bytes)), int64(b.Samples)), true
+	}
 	l := t.lane(device, b.Epoch, b.Lane)
 	l.arrived(id, b.Seq)
 	l.batches++
@@ -218,44 +264,52 @@ func (t *tx) PutBatch(device int64, b *store.Batch) (store.Put, error) {
 
 // compare says whether the batch that holds the key is this one. A rendered batch has no bytes of its own to compare:
 // then the checksum of the batch it was rendered from decides.
-func (t *tx) compare(device int64, b *store.Batch) (store.Put, error) {
-	var p store.Put
+func (t *tx) compare(device int64, b *store.Batch) (p store.Put, found bool, err error) {
 	var crc int64
 	var state int16
 	var sum []byte
-	found, err := t.one("SELECT id, crc32c, sha256, catalogue, state, reason FROM batches WHERE device = $1 AND epoch = $2 AND lane = $3 AND seq = $4",
+	found, err = t.one("SELECT id, crc32c, sha256, catalogue, state, reason FROM batches WHERE device = $1 AND epoch = $2 AND lane = $3 AND seq = $4",
 		[]any{device, int64(b.Epoch), int32(b.Lane), int64(b.Seq)}, &p.ID, &crc, &sum, &p.Catalogue, &state, &p.Reason)
-	if err != nil {
-		return p, err
-	}
-	if !found {
-		return p, fmt.Errorf("batch %016x/%d/%d is neither new nor there", b.Epoch, b.Lane, b.Seq)
+	if err != nil || !found {
+		return p, false, err
 	}
 	p.State, p.Outcome = store.State(state), store.OutcomeDuplicate
 	if uint32(crc) != b.CRC || sum != nil && b.SHA256 != nil && !bytes.Equal(sum, b.SHA256) {
 		p.Outcome = store.OutcomeConflict
 	}
-	return p, nil
+	return p, true, nil
+}
+
+// refuse is the answer to a batch that was not inserted: its key is there, or there is no room for it.
+func (t *tx) refuse(device int64, b *store.Batch, full error) (store.Put, error) {
+	p, found, err := t.compare(device, b)
+	if err == nil && !found {
+		p = store.Put{Outcome: store.OutcomeFull, State: store.StateParked, Reason: full.Error()}
+	}
+	return p, err
 }
 
 func (t *tx) Settle(batch int64, state store.State, reason string) error {
 	if state == store.StateParked {
 		return errors.New("a batch is not settled by parking it")
 	}
-	var device, epoch, samples int64
+	var device, epoch, samples, size int64
 	var lane, day int32
-	found, err := t.one(`UPDATE batches SET state = $2, reason = $3, bytes = NULL WHERE id = $1 AND state = 2 RETURNING device, epoch, lane, samples, day - '2000-01-01'`,
-		[]any{batch, int16(state), clean(reason)}, &device, &epoch, &lane, &samples, &day)
+	found, err := t.one(`UPDATE batches b SET state = $2, reason = $3, bytes = NULL FROM batches old WHERE b.id = $1 AND b.state = 2 AND old.id = b.id AND old.device = b.device
+	    RETURNING b.device, b.epoch, b.lane, b.samples, b.day - '2000-01-01', coalesce(length(old.bytes), 0)`,
+		[]any{batch, int16(state), clean(reason)}, &device, &epoch, &lane, &samples, &day, &size)
 	if err != nil {
 		return err
 	}
 	if !found {
 		return fmt.Errorf("batch row %d is not parked", batch)
 	}
-	if _, err := t.hold(device); err != nil {
+	h, err := t.hold(device)
+	if err != nil {
 		return err
 	}
-	t.days[batch] = day
+	h.parked, h.changed = h.parked-store.ParkedCost(size, samples), true
+	t.places[batch] = placed{device, lane, day}
 	l := t.lane(device, uint64(epoch), telemetrypb.Lane(lane))
 	l.became(store.StateParked, -1, samples)
 	l.became(state, 1, samples)

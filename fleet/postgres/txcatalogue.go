@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/waybill-telematics/waybill/fleet/api"
 	"github.com/waybill-telematics/waybill/fleet/store"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -48,6 +49,7 @@ func (t *tx) Catalogue(device int64, short [16]byte) (*store.Catalogue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("catalogue %x as stored: %w", short, err)
 	}
+	t.forgetRoles(device) // another process may have learned it
 	c = newCatalogue(row, hash, spec)
 	var id, number int64
 	if err := t.each("SELECT id, number FROM signals WHERE catalogue = $1", []any{row}, []any{&id, &number}, func() error {
@@ -91,17 +93,23 @@ func (t *tx) PutPart(device int64, p *telemetrypb.CataloguePart, now time.Time) 
 		return nil, errors.Join(store.ErrParts, err)
 	}
 	if p.GetCount() > 1 {
-		if _, err := t.exec("INSERT INTO catalogue_parts (device, hash, idx, count, data) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-			device, p.Hash, int64(p.Index), int64(p.Count), notNil(p.Data)); err != nil {
+		// Parts are read only when they may be the whole: each new one would cost as much as all before it.
+		n, err := t.exec("INSERT INTO catalogue_parts (device, hash, idx, count, data) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+			device, p.Hash, int64(p.Index), int64(p.Count), notNil(p.Data))
+		if err != nil || n == 0 {
 			return nil, err
+		}
+		var have int64
+		if _, err := t.one("SELECT count(*) FROM catalogue_parts WHERE device = $1 AND hash = $2", []any{device, p.Hash}, &have); err != nil {
+			return nil, err
+		}
+		if uint64(have) < uint64(p.Count) {
+			return nil, t.dropOldParts(device, p.Hash)
 		}
 	}
 	parts, err := t.parts(device, p)
 	if err != nil {
 		return nil, err
-	}
-	if uint64(len(parts)) < uint64(p.Count) {
-		return nil, t.dropOldParts(device, p.Hash)
 	}
 	if _, err := t.exec("DELETE FROM catalogue_parts WHERE device = $1 AND hash = $2", device, p.Hash); err != nil {
 		return nil, err
@@ -145,6 +153,12 @@ const insertSignal = `INSERT INTO signals (device, catalogue, number, name, unit
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id`
 
 func (t *tx) putCatalogue(device int64, hash []byte, parts []*telemetrypb.CataloguePart, spec *telemetrypb.Catalogue, now time.Time) (*store.Catalogue, error) {
+	if err := store.CheckNames(spec); err != nil {
+		return nil, err
+	}
+	if err := t.roomForSignals(device, int64(len(spec.GetSignals()))); err != nil {
+		return nil, err
+	}
 	var data []byte
 	for _, p := range parts {
 		data = append(data, p.GetData()...)
@@ -184,6 +198,11 @@ func (t *tx) putCatalogue(device int64, hash []byte, parts []*telemetrypb.Catalo
 	if err := t.conn.SendBatch(t.ctx, batch).Close(); err != nil {
 		return nil, t.fail(fmt.Errorf("catalogue %x: %w", short, err))
 	}
+	for _, s := range spec.GetSignals() {
+		if err := t.learnRole(device, c.ByID[s.GetId()].Row, clean(s.GetName()), clean(s.GetUnit())); err != nil {
+			return nil, err
+		}
+	}
 	t.catalogues[catalogueKey{device, short}] = c
 	return c, nil
 }
@@ -196,8 +215,23 @@ func (t *tx) NamedSignal(device int64, name, unit string) (int64, error) {
 	var id int64
 	found, err := t.one("SELECT id FROM signals WHERE device = $1 AND name = $2 AND unit = $3 AND catalogue = 0", []any{device, name, unit}, &id)
 	if err != nil || found {
+		if role, _, _ := api.RoleOf(name); found && role != "" {
+			if known, err := t.rolesOf(device); err != nil {
+				return 0, err
+			} else if _, ok := known.of(id); !ok {
+				t.forgetRoles(device) // another process has learned it
+			}
+		}
 		return id, err
 	}
-	_, err = t.one(insertSignal, []any{device, 0, 0, name, unit, 1.0, 0.0, 0, nil, "", ""}, &id)
-	return id, err
+	if err := store.CheckName(name); err != nil {
+		return 0, err
+	}
+	if err := t.roomForSignals(device, 1); err != nil {
+		return 0, err
+	}
+	if _, err = t.one(insertSignal, []any{device, 0, 0, name, unit, 1.0, 0.0, 0, nil, "", ""}, &id); err != nil {
+		return 0, err
+	}
+	return id, t.learnRole(device, id, name, unit)
 }

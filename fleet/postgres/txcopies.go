@@ -34,11 +34,11 @@ func (t *tx) Yield(device, batch int64, b *store.Batch) (gone uint64, err error)
 	if err := t.flushSamples(); err != nil {
 		return 0, err
 	}
-	day, err := t.dayOf(batch)
+	at, err := t.placeOf(batch)
 	if err != nil {
 		return 0, err
 	}
-	this := row{batch, day}
+	this := row{batch, at.day}
 	copies, err := t.copiesOf(device, b.Key, store.Range{First: b.Seq, Last: b.Seq})
 	if err != nil {
 		return 0, err

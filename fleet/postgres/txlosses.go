@@ -11,7 +11,8 @@ import (
 )
 
 func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error {
-	if _, err := t.hold(device); err != nil {
+	h, err := t.hold(device)
+	if err != nil {
 		return err
 	}
 	list := []store.Range{}
@@ -20,12 +21,16 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 	}
 	switch l.GetReason() {
 	case telemetrypb.LossReason_LOSS_NOT_KEPT:
-		var err error
 		if l, list, err = t.reallyLost(device, l, list); err != nil || len(list) == 0 {
 			return err
 		}
 	case telemetrypb.LossReason_LOSS_REJECTED:
 		if known, err := t.rejectedBefore(device, l, list); err != nil || known {
+			return err
+		}
+	}
+	if len(list) > 0 {
+		if err := t.roomForLoss(h, l, len(list)); err != nil {
 			return err
 		}
 	}
@@ -40,6 +45,7 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 		return err
 	}
 	t.totals.losses++
+	t.outbox.add(note{noteLoss, device, batch, int64(index)})
 	for _, r := range list {
 		t.lane(device, l.GetEpoch(), l.GetLane()).account(r.First, r.Last)
 	}

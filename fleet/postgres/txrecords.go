@@ -18,7 +18,11 @@ func (t *tx) laneOf(device, epoch int64, lane int32) *laneChange {
 
 // PutEpoch notes how far the epoch's parent had come, and from where its own numbers count.
 func (t *tx) PutEpoch(device int64, e *telemetrypb.Epoch, now time.Time) error {
-	if _, err := t.hold(device); err != nil {
+	h, err := t.hold(device)
+	if err != nil {
+		return err
+	}
+	if err := t.roomForEpochs(h, e.GetEpoch(), e.GetParent()); err != nil {
 		return err
 	}
 	parentLast, first := store.LaneSeqs(e.GetParentLast()), store.LaneSeqs(e.GetFirst())
@@ -72,6 +76,9 @@ func (t *tx) PutStatus(device int64, s *telemetrypb.Status, now time.Time) error
 	if err != nil {
 		return err
 	}
+	if _, err = t.exec(putQueue, queueArgs(device, s, now)...); err != nil {
+		return err
+	}
 	_, err = t.exec(`INSERT INTO status (device, online, version, status, received) VALUES ($1, $2, $3, $4, $5)
 	    ON CONFLICT (device) DO UPDATE SET online = excluded.online, version = excluded.version, status = excluded.status, received = excluded.received`,
 		device, s.GetOnline(), clean(s.GetVersion()), notNil(data), now)
@@ -92,10 +99,17 @@ const putResult = `INSERT INTO results AS r (device, id, name, state, percent, t
 
 // PutResult keeps the result that says most: batches may arrive in another order than they were made, and a final one stands.
 func (t *tx) PutResult(device int64, r *telemetrypb.CommandResult, now time.Time) error {
-	if _, err := t.hold(device); err != nil {
+	h, err := t.hold(device)
+	if err != nil {
 		return err
 	}
-	_, err := t.exec(putResult, device, clean(r.GetId()), clean(r.GetName()), clean(r.GetState()), int64(r.GetPercent()), clean(r.GetText()), r.GetBootNs(), now,
+	if err := store.CheckName(r.GetId()); err != nil {
+		return err
+	}
+	if err := t.roomForResult(h, clean(r.GetId())); err != nil {
+		return err
+	}
+	_, err = t.exec(putResult, device, clean(r.GetId()), clean(r.GetName()), clean(r.GetState()), int64(r.GetPercent()), clean(r.GetText()), r.GetBootNs(), now,
 		clean(r.GetReason()), notNil(r.GetBootId()), int64(r.GetBootCount()), notNil(r.GetKeyId()), int64(r.GetCounter()))
 	return err
 }
@@ -104,22 +118,35 @@ func (t *tx) PutResult(device int64, r *telemetrypb.CommandResult, now time.Time
 func (t *tx) PutDeadLetter(d *store.DeadLetter) error {
 	sum := sha256.Sum256(d.Bytes)
 	head := notNil(d.Bytes[:min(len(d.Bytes), t.s.o.LetterBytes)])
+	topic := clean(store.LetterTopic(d.Topic))
 	var times int64
 	if _, err := t.one(`INSERT INTO dead_letters AS l (topic, reason, detail, sha256, size, bytes, times, first_at, last_at) VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $7)
 	    ON CONFLICT (topic, reason, sha256) DO UPDATE SET times = l.times + 1, last_at = excluded.last_at, detail = excluded.detail RETURNING times`,
-		[]any{clean(d.Topic), clean(d.Reason), clean(d.Detail), sum[:], int64(len(d.Bytes)), head, d.At}, &times); err != nil {
+		[]any{topic, clean(d.Reason), clean(d.Detail), sum[:], int64(len(d.Bytes)), head, d.At}, &times); err != nil {
 		return fmt.Errorf("dead letter: %w", err)
 	}
 	if times == 1 {
 		t.totals.letters++
-		t.newLetters = true
+		if t.newLetters == nil {
+			t.newLetters = map[string]string{}
+		}
+		from, below := store.LettersOf(topic)
+		t.newLetters[from] = below
 	}
 	return nil
 }
 
-// trimLetters keeps the newest letters. Rows have gaps in their numbers, so it counts.
+// trimLetters keeps the newest letters: of each device, then of all. Rows have gaps in their numbers, so it counts.
 func (t *tx) trimLetters() error {
-	if !t.newLetters {
+	for from, below := range t.newLetters {
+		gone, err := t.exec(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE topic COLLATE "C" >= $1 AND topic COLLATE "C" < $2 ORDER BY id DESC OFFSET $3)`,
+			from, below, t.s.o.Limits.Letters)
+		if err != nil {
+			return err
+		}
+		t.totals.letters -= gone
+	}
+	if len(t.newLetters) == 0 {
 		return nil
 	}
 	gone, err := t.exec("DELETE FROM dead_letters WHERE id <= (SELECT id FROM dead_letters ORDER BY id DESC OFFSET $1 LIMIT 1)", t.s.o.Letters)

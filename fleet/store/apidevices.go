@@ -29,7 +29,7 @@ func (s reads) Counts(ctx context.Context, tenant string) (c api.Counts, err err
 		err = s.db.QueryRowContext(ctx, "SELECT count(*) FROM status WHERE online").Scan(&c.Online)
 		return c, err
 	}
-	from, to := letterTopics(tenant)
+	from, to := LetterTopics(tenant)
 	if err := s.db.QueryRowContext(ctx, `SELECT count(*), coalesce(sum((SELECT online FROM status WHERE device = d.id)), 0),
 	      coalesce(sum((SELECT count(*) FROM losses WHERE device = d.id)), 0), (SELECT count(*) FROM dead_letters WHERE topic >= ?2 AND topic < ?3)
 	    FROM devices d WHERE d.tenant = ?1`, tenant, from, to).Scan(&c.Devices, &c.Online, &c.Losses, &c.Letters); err != nil {
@@ -92,22 +92,11 @@ func scanDevice(rows *sql.Rows) (r deviceRow, err error) {
 	if !received.Valid {
 		return r, nil
 	}
-	st := new(telemetrypb.Status)
-	if err := proto.Unmarshal(status, st); err != nil {
+	r.status = new(telemetrypb.Status)
+	if err := proto.Unmarshal(status, r.status); err != nil {
 		return r, fmt.Errorf("status of %s: %w", r.d.DeviceID.Device, err)
 	}
-	r.status, r.d.State, r.d.Version, r.d.Alarms = st, api.StateOffline, st.GetVersion(), len(st.GetAlarms())
-	if st.GetOnline() {
-		r.d.State = api.StateOnline
-	}
-	if len(st.GetQueue()) > 0 {
-		q := &api.Queue{AsOf: unixNano(received.Int64), Lanes: []api.LaneDepth{}}
-		for _, l := range st.GetQueue() {
-			q.Batches, q.Bytes = q.Batches+l.GetBatches(), q.Bytes+l.GetBytes()
-			q.Lanes = append(q.Lanes, api.LaneDepth{Lane: telemetrypb.LaneName(l.GetLane()), Batches: l.GetBatches(), Bytes: l.GetBytes(), NextSeq: l.GetNextSeq()})
-		}
-		r.d.Queue = q
-	}
+	ShowStatus(&r.d, r.status, unixNano(received.Int64))
 	return r, nil
 }
 
@@ -219,15 +208,8 @@ func (s reads) Device(ctx context.Context, id api.DeviceID, now time.Time) (*api
 		return nil, err
 	}
 	a := &api.DeviceDetail{Device: r.d, Alarm: []api.Alarm{}, Lanes: s.lanesOf(r.id)}
-	if st := r.status; st != nil {
-		a.Hardware, a.Power, a.Reason = st.GetHardware(), st.GetPower(), st.GetReason()
-		if st.GetTimeSource() != telemetrypb.TimeSource_TIME_SOURCE_NONE && st.GetTimeUnixNs() > 0 {
-			t := unixNano(st.GetTimeUnixNs())
-			a.Reported = &t
-		}
-		for _, al := range st.GetAlarms() {
-			a.Alarm = append(a.Alarm, api.Alarm{Name: al.GetName(), Text: al.GetText(), Times: al.GetTimes()})
-		}
+	if r.status != nil {
+		ShowDetail(a, r.status)
 	}
 	if a.Info, err = s.info(ctx, r.id); err != nil {
 		return nil, err

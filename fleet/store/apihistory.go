@@ -80,7 +80,7 @@ func (s reads) latest(ctx context.Context, device int64, now time.Time) (*api.Po
 				if err := rows.Scan(&wall, &doubt, &source, &p.Latitude, &p.Longitude); err != nil {
 					return err
 				}
-				p.Time, p.Uncertainty, p.TimeSource = unixNano(wall), time.Duration(doubt).Seconds(), sourceName(source)
+				p.Time, p.Uncertainty, p.TimeSource = unixNano(wall), time.Duration(doubt).Seconds(), SourceName(source)
 				if best == nil || p.Time.After(best.Time) {
 					best = &p
 				}
@@ -93,13 +93,6 @@ func (s reads) latest(ctx context.Context, device int64, now time.Time) (*api.Po
 	}
 	return best, nil
 }
-
-func sourceName(source int64) string {
-	return strings.ToLower(strings.TrimPrefix(telemetrypb.TimeSource(source).String(), "TIME_SOURCE_"))
-}
-
-// excludedMost is where counting of positions that are not shown ends.
-const excludedMost = 10_000
 
 // excluded counts positions that cannot be the latest: all that are undated or dated later than now, and those newer than what is
 // shown of which the time is too uncertain or the fix suspect.
@@ -125,7 +118,7 @@ func (s reads) excluded(ctx context.Context, device int64, now time.Time, shown 
 			{&x.Suspect, of(r.suspect) + "wall_ns > ? AND wall_ns <= ? AND value <> 0", []any{after, now.UnixNano()}},
 		} {
 			var n int64
-			if err := s.db.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s LIMIT %d)", c.query, excludedMost), c.args...).Scan(&n); err != nil {
+			if err := s.db.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s LIMIT %d)", c.query, ExcludedMost), c.args...).Scan(&n); err != nil {
 				return x, err
 			}
 			*c.n += n
@@ -246,37 +239,24 @@ func (s reads) lastValue(ctx context.Context, signals []int64, labels map[string
 	return best, nil
 }
 
-// shown is a value as the API answers it. Bytes are told by their number.
+// shown is a value as the API answers it.
 func shown(kind telemetrypb.Kind, raw, value any, label string, labels map[string]string) (v api.Value, err error) {
 	r, err := scalarFrom(kind, raw)
 	if err != nil {
 		return v, err
 	}
+	var physical Scalar
 	switch x := value.(type) {
-	case nil:
-		switch r.Kind {
-		case telemetrypb.KindString:
-			v.Value = strings.ToValidUTF8(r.Text, "\uFFFD")
-		case KindBlob:
-			v.Value = fmt.Sprintf("%d bytes", len(r.Text))
-		}
+	case int64:
+		physical = scalarOf(telemetrypb.KindInt, uint64(x))
 	case float64:
-		if v.Value = x; math.IsInf(x, 0) {
-			v.Value = fmt.Sprint(x)
-		}
+		physical = scalarOf(telemetrypb.KindFloat, math.Float64bits(x))
 	case []byte: // what SQLite has no number for
-		if number, err := scalarFrom(telemetrypb.KindUint, x); err == nil && kind == telemetrypb.KindUint {
-			v.Value = number.Bits
-		} else {
-			v.Value = "NaN"
+		if physical, err = scalarFrom(telemetrypb.KindUint, x); err != nil || kind != telemetrypb.KindUint {
+			physical, err = scalarOf(telemetrypb.KindFloat, math.Float64bits(math.NaN())), nil
 		}
-	default:
-		v.Value = x
 	}
-	if v.Label = label; label == "" && (r.Kind == telemetrypb.KindInt || r.Kind == telemetrypb.KindUint) {
-		v.Label = labels[fmt.Sprint(int64(r.Bits))]
-	}
-	return v, nil
+	return Shown(r, physical, label, labels), err
 }
 
 // Buckets sums up a signal's numbers; what is no finite number is left out.
@@ -355,7 +335,7 @@ func (s reads) Events(ctx context.Context, id api.DeviceID, w api.Window, p api.
 			t := unixNano(wall.Int64)
 			e.Time = &t
 		}
-		e.Uncertainty, e.TimeSource, e.Value, e.Label = time.Duration(doubt).Seconds(), sourceName(source), v.Value, v.Label
+		e.Uncertainty, e.TimeSource, e.Value, e.Label = time.Duration(doubt).Seconds(), SourceName(source), v.Value, v.Label
 		e.Epoch, e.Seq, e.Index = epochName(uint64(epoch)), uint64(seq), uint32(index)
 		list, at = append(list, e), fmt.Sprintf("%d/%d/%d", order, batch, index)
 		return nil

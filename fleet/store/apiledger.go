@@ -21,7 +21,7 @@ import (
 
 // Gaps lists what neither came nor is accounted for.
 func (s reads) Gaps(ctx context.Context, q api.LedgerQuery) (list []api.Gap, next string, err error) {
-	after, err := gapCursor(q.After)
+	after, err := GapCursor(q.After)
 	if err != nil {
 		return nil, "", err
 	}
@@ -29,9 +29,9 @@ func (s reads) Gaps(ctx context.Context, q api.LedgerQuery) (list []api.Gap, nex
 	if err != nil {
 		return nil, "", err
 	}
-	slices.SortFunc(all, func(a, b api.Gap) int { return slices.Compare(gapKey(&a), gapKey(&b)) })
+	slices.SortFunc(all, func(a, b api.Gap) int { return slices.Compare(GapKey(&a), GapKey(&b)) })
 	from, _ := slices.BinarySearchFunc(all, after, func(g api.Gap, key []string) int {
-		return cmp.Or(slices.Compare(gapKey(&g), key), -1) // after the one that is equal
+		return cmp.Or(slices.Compare(GapKey(&g), key), -1) // after the one that is equal
 	})
 	if after == nil {
 		from = 0
@@ -39,25 +39,9 @@ func (s reads) Gaps(ctx context.Context, q api.LedgerQuery) (list []api.Gap, nex
 	all = all[from:]
 	if len(all) > q.Limit {
 		all = all[:q.Limit]
-		next = strings.Join(gapKey(&all[len(all)-1]), "/")
+		next = strings.Join(GapKey(&all[len(all)-1]), "/")
 	}
 	return all, next, nil
-}
-
-// gapKey orders gaps; the number has as many digits as there can be.
-func gapKey(g *api.Gap) []string {
-	return []string{g.Tenant, g.DeviceID.Device, g.Epoch, g.Lane, fmt.Sprintf("%020d", g.First)}
-}
-
-func gapCursor(text string) ([]string, error) {
-	if text == "" {
-		return nil, nil
-	}
-	key := strings.Split(text, "/")
-	if len(key) != 5 {
-		return nil, api.ErrCursor
-	}
-	return key, nil
 }
 
 func (s reads) allGaps(ctx context.Context, q api.LedgerQuery) ([]api.Gap, error) {
@@ -93,25 +77,11 @@ func (s reads) allGaps(ctx context.Context, q api.LedgerQuery) ([]api.Gap, error
 			l := s.cover.lanes[k]
 			for _, r := range l.accounted.Missing(l.last()) {
 				list = append(list, api.Gap{DeviceID: o.id, Epoch: epochName(k.epoch), Lane: telemetrypb.LaneName(k.lane), First: r.First, Last: r.Last,
-					Batches: r.Last - r.First + 1, Queued: queued(o.status, k)})
+					Batches: r.Last - r.First + 1, Queued: Queued(o.status, k.epoch, k.lane)})
 			}
 		}
 	}
 	return list, nil
-}
-
-// queued is what a vehicle said to have still in its queue of a sequence; nil: it said nothing of this epoch.
-func queued(st *telemetrypb.Status, k laneKey) *uint64 {
-	if st == nil || st.GetEpoch() != k.epoch {
-		return nil
-	}
-	for _, l := range st.GetQueue() {
-		if l.GetLane() == k.lane {
-			n := l.GetBatches()
-			return &n
-		}
-	}
-	return nil
 }
 
 // Losses lists the loss ledgers, the newest entries first.
@@ -136,7 +106,7 @@ func (s reads) Losses(ctx context.Context, q api.LedgerQuery) (list []api.Loss, 
 			return err
 		}
 		l.Recorded, l.Count, at = unixNano(received), uint64(count), fmt.Sprintf("%d/%d", batch, index)
-		l.Reason = strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(telemetrypb.LossReason(reason).String(), "LOSS_"), "_", " "))
+		l.Reason = ReasonName(reason)
 		if err := json.Unmarshal([]byte(seqs), &l.Seqs); err != nil {
 			return fmt.Errorf("loss record: seqs %q: %w", seqs, err)
 		}
@@ -167,7 +137,7 @@ func (s reads) came(k laneKey, seqs []api.Seqs) (n uint64) {
 
 // ParkedBatches lists what waits, oldest first.
 func (s reads) ParkedBatches(ctx context.Context, q api.LedgerQuery) (list []api.Parked, next string, err error) {
-	after, err := rowCursor(q.After)
+	after, err := RowCursor(q.After)
 	if err != nil {
 		return nil, "", err
 	}
@@ -193,22 +163,13 @@ func (s reads) ParkedBatches(ctx context.Context, q api.LedgerQuery) (list []api
 	return list, next, err
 }
 
-// letterTopics are the bounds of the topics of a tenant; of all when it is empty.
-func letterTopics(tenant string) (from, to string) {
-	if tenant == "" {
-		return "", "\uFFFF"
-	}
-	topic := strings.TrimSuffix(telemetrypb.Topic(tenant, "-", ""), "-/")
-	return topic, strings.TrimSuffix(topic, "/") + "0" // the character after the slash
-}
-
 // Letters lists what could not be taken, oldest first, without its bytes.
 func (s reads) Letters(ctx context.Context, q api.LedgerQuery) (list []api.DeadLetter, next string, err error) {
-	after, err := rowCursor(q.After)
+	after, err := RowCursor(q.After)
 	if err != nil {
 		return nil, "", err
 	}
-	from, to := letterTopics(q.Tenant)
+	from, to := LetterTopics(q.Tenant)
 	var at int64
 	err = eachRow(ctx, s.db, func(rows *sql.Rows) error {
 		if len(list) == q.Limit {
@@ -226,15 +187,4 @@ func (s reads) Letters(ctx context.Context, q api.LedgerQuery) (list []api.DeadL
 	}, `SELECT id, topic, reason, detail, size, times, first_at, last_at FROM dead_letters
 	    WHERE id > ?1 AND topic >= ?2 AND topic < ?3 AND (?4 = '' OR instr(topic, '/' || ?4 || '/') > 0) ORDER BY id LIMIT ?5`, after, from, to, q.Device, q.Limit+1)
 	return list, next, err
-}
-
-func rowCursor(text string) (int64, error) {
-	if text == "" {
-		return 0, nil
-	}
-	row, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, api.ErrCursor
-	}
-	return row, nil
 }

@@ -12,18 +12,20 @@ import (
 // eraseBatches is how many batches one transaction of an erasure empties: between two of them vehicles are taken from.
 const eraseBatches = 500
 
-// erasureStays is said with every erasure.
-var erasureStays = []string{
-	"the device's name, and when it was first and last heard of",
-	"batch keys: epoch, lane, number, checksums, catalogue's hash, CLOCK_BOOTTIME, time of receipt; so that what is sent again is known and not stored again",
-	"epochs, and the loss ledger without its remarks: reasons, counts and numbers",
-	"catalogues: names, units and scales of signals, without which what the vehicle still delivers could not be read",
-	"copies of this store, and what other stores and streams were given",
+// ErasureStays is said with every erasure, by whichever store.
+func ErasureStays() []string {
+	return []string{
+		"the device's name, and when it was first and last heard of",
+		"batch keys: epoch, lane, number, checksums, catalogue's hash, CLOCK_BOOTTIME, time of receipt; so that what is sent again is known and not stored again",
+		"epochs, and the loss ledger without its remarks: reasons, counts and numbers",
+		"catalogues: names, units and scales of signals, without which what the vehicle still delivers could not be read",
+		"copies of this store, and what other stores and streams were given",
+	}
 }
 
 // Erase empties a device's batches and removes what it told of itself. What comes with new keys afterwards is stored as ever.
 func (s *SQLite) Erase(ctx context.Context, id api.DeviceID) (api.Erased, error) {
-	e := api.Erased{DeviceID: id, Stays: erasureStays}
+	e := api.Erased{DeviceID: id, Stays: ErasureStays()}
 	d, err := reads{s}.find(ctx, id)
 	if err != nil {
 		return e, err

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
@@ -27,6 +28,39 @@ type Limits struct {
 
 // MaxSignals is the most signals of one catalogue.
 const MaxSignals = 1 << 16
+
+// MaxName is the most bytes of a signal's name, of a command's id, and of the topic that a dead letter is kept under: they stand in
+// indexes, and PostgreSQL takes at most 2,704 bytes there. What it could not take would fail however often it comes.
+const MaxName = 512
+
+// CheckNames says whether the signals of a catalogue have names that a store takes, and are not too many.
+func CheckNames(spec *telemetrypb.Catalogue) error {
+	if n := len(spec.GetSignals()); n > MaxSignals {
+		return fmt.Errorf("%w: %d signals in a catalogue, at most %d", ErrLimit, n, MaxSignals)
+	}
+	for _, s := range spec.GetSignals() {
+		if err := CheckName(s.GetName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckName likewise of one name or id.
+func CheckName(name string) error {
+	if len(name) > MaxName {
+		return NoRoom("bytes of a name", MaxName)
+	}
+	return nil
+}
+
+// LetterTopic is the topic under which a dead letter is kept.
+func LetterTopic(topic string) string {
+	if len(topic) <= MaxName {
+		return topic
+	}
+	return strings.ToValidUTF8(topic[:MaxName], "") // the cut may go through a character
+}
 
 // WithDefaults fills in what is zero.
 func (l Limits) WithDefaults() Limits {
@@ -80,7 +114,8 @@ func (t *tx) count(into *int64, query string, args ...any) error {
 	return err
 }
 
-func limit(what string, most int64) error {
+// NoRoom is an ErrLimit that says of what there is no more room.
+func NoRoom(what string, most int64) error {
 	return fmt.Errorf("%w: %s: at most %d", ErrLimit, what, most)
 }
 
@@ -96,7 +131,7 @@ func (t *tx) roomForDevice(tenant string) error {
 		}
 	}
 	if t.w.tenants[tenant] = n; n >= int64(t.o.Limits.Devices) {
-		return limit("devices of a tenant", int64(t.o.Limits.Devices))
+		return NoRoom("devices of a tenant", int64(t.o.Limits.Devices))
 	}
 	t.w.tenants[tenant]++
 	return nil
@@ -122,7 +157,7 @@ func (t *tx) roomForEpoch(device int64, epoch uint64) error {
 		return nil
 	}
 	if len(u.epochs) >= t.o.Limits.Epochs {
-		return limit("epochs of a device", int64(t.o.Limits.Epochs))
+		return NoRoom("epochs of a device", int64(t.o.Limits.Epochs))
 	}
 	u.epochs[epoch] = struct{}{}
 	return nil
@@ -134,7 +169,7 @@ func (t *tx) roomForBatch(device int64, b *Batch) error {
 		return err
 	}
 	if t.gaps(laneKey{device, b.Epoch, b.Lane}, b.Seq) >= t.o.Limits.Gaps {
-		return limit("gaps of a lane", int64(t.o.Limits.Gaps))
+		return NoRoom("gaps of a lane", int64(t.o.Limits.Gaps))
 	}
 	if b.State != StateParked {
 		return nil
@@ -145,7 +180,7 @@ func (t *tx) roomForBatch(device int64, b *Batch) error {
 		return err
 	}
 	if cost := ParkedCost(int64(len(b.Bytes)), int64(b.Samples)); u.parked+cost > t.o.Limits.Parked {
-		return limit("bytes of parked batches", t.o.Limits.Parked)
+		return NoRoom("bytes of parked batches", t.o.Limits.Parked)
 	}
 	return nil
 }
@@ -169,7 +204,7 @@ func (t *tx) roomForSignals(device, n int64) error {
 		return err
 	}
 	if u.signals+n > int64(t.o.Limits.Signals) {
-		return limit("signals of a device", int64(t.o.Limits.Signals))
+		return NoRoom("signals of a device", int64(t.o.Limits.Signals))
 	}
 	u.signals += n
 	return nil
@@ -187,7 +222,7 @@ func (t *tx) roomForBoot(device int64, boot []byte) error {
 		return err
 	}
 	if u.boots >= int64(t.o.Limits.Boots) {
-		return limit("boots of a device", int64(t.o.Limits.Boots))
+		return NoRoom("boots of a device", int64(t.o.Limits.Boots))
 	}
 	u.boots++
 	return nil
@@ -205,18 +240,8 @@ func (t *tx) roomForResult(device int64, id string) error {
 		return err
 	}
 	if u.results >= int64(t.o.Limits.Results) {
-		return limit("answers to commands of a device", int64(t.o.Limits.Results))
+		return NoRoom("answers to commands of a device", int64(t.o.Limits.Results))
 	}
 	u.results++
 	return nil
-}
-
-// lettersOf is the range of topics that a dead letter's device publishes to.
-func lettersOf(topic string) (from, below string) {
-	tenant, device, _, err := telemetrypb.ParseTopic(topic)
-	if err != nil {
-		return topic, topic + "\x00"
-	}
-	from = telemetrypb.Topic(tenant, device, "")
-	return from, from[:len(from)-1] + "0" // the character behind '/'
 }

@@ -42,6 +42,9 @@ const putResult = `INSERT INTO results (device, id, name, state, percent, text, 
 
 // PutResult keeps the result that says most: batches may arrive in another order than they were made, and a final one stands.
 func (t *tx) PutResult(device int64, r *telemetrypb.CommandResult, now time.Time) error {
+	if err := CheckName(r.GetId()); err != nil {
+		return err
+	}
 	if err := t.roomForResult(device, r.GetId()); err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@ package store
 
 // schemaVersion is SQLite's user_version; applicationID marks the file as ours ("WBfl").
 const (
-	schemaVersion = 4
+	schemaVersion = 5
 	applicationID = 0x5742666C
 )
 
@@ -31,7 +31,7 @@ const offsets = `CREATE TABLE offsets ( -- how far Kafka's partitions are stored
 ) WITHOUT ROWID;`
 
 // upgrades lead from one version to the next, from version 1 on.
-var upgrades = []string{retimings, resultColumns, offsets}
+var upgrades = []string{retimings, resultColumns, offsets, views}
 
 // schema makes an empty store.
 //
@@ -232,4 +232,4 @@ SELECT d.tenant, d.device, printf('%016x', b.epoch) AS epoch, b.lane, b.seq, s.i
        s.wall_ns, s.uncertainty, s.time_source, hex(b.boot_id) AS boot_id, s.boot_ns, s.kind, s.raw, s.value,
        coalesce(s.label, CASE WHEN g.labels <> '' AND s.kind BETWEEN 1 AND 2 THEN json_extract(g.labels, '$."' || s.raw || '"') END) AS label
 FROM samples s JOIN batches b ON b.id = s.batch JOIN devices d ON d.id = b.device JOIN signals g ON g.id = s.signal;
-`
+` + views

@@ -303,7 +303,7 @@ func (t *tx) PutLoss(device, batch int64, index int, l *telemetrypb.Loss) error 
 			return err
 		}
 		if len(list) > t.o.Limits.Gaps || t.gaps(laneKey{device, l.GetEpoch(), l.GetLane()}, 1<<63)+len(list) > t.o.Limits.Gaps {
-			return limit("gaps of a lane", int64(t.o.Limits.Gaps))
+			return NoRoom("gaps of a lane", int64(t.o.Limits.Gaps))
 		}
 	}
 	seqs, err := json.Marshal(list)
@@ -374,17 +374,18 @@ func (t *tx) PutStatus(device int64, s *telemetrypb.Status, now time.Time) error
 func (t *tx) PutDeadLetter(d *DeadLetter) error {
 	sum := sha256.Sum256(d.Bytes)
 	head := notNil(d.Bytes[:min(len(d.Bytes), t.o.LetterBytes)])
+	topic := LetterTopic(d.Topic)
 	var id, times int64
 	if _, err := t.one(`INSERT INTO dead_letters (topic, reason, detail, sha256, size, bytes, times, first_at, last_at) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)
 	    ON CONFLICT (topic, reason, sha256) DO UPDATE SET times = times + 1, last_at = excluded.last_at, detail = excluded.detail RETURNING id, times`,
-		[]any{d.Topic, d.Reason, d.Detail, sum[:], int64(len(d.Bytes)), head, d.At.UnixNano(), d.At.UnixNano()}, &id, &times); err != nil {
+		[]any{topic, d.Reason, d.Detail, sum[:], int64(len(d.Bytes)), head, d.At.UnixNano(), d.At.UnixNano()}, &id, &times); err != nil {
 		return fmt.Errorf("dead letter: %w", err)
 	}
 	if times > 1 {
 		return nil
 	}
 	// Those of one device push out its own first.
-	from, below := lettersOf(d.Topic)
+	from, below := LettersOf(topic)
 	result, err := t.exec(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE topic >= ? AND topic < ? ORDER BY id DESC LIMIT -1 OFFSET ?)`,
 		from, below, int64(t.o.Limits.Letters))
 	if err != nil {

@@ -164,8 +164,8 @@ func (t *tx) dropOldParts(device int64, keep []byte) error {
 }
 
 func (t *tx) putCatalogue(device int64, hash []byte, parts []*telemetrypb.CataloguePart, spec *telemetrypb.Catalogue, now time.Time) (*Catalogue, error) {
-	if len(spec.GetSignals()) > MaxSignals {
-		return nil, fmt.Errorf("%w: %d signals in a catalogue, at most %d", ErrLimit, len(spec.GetSignals()), MaxSignals)
+	if err := CheckNames(spec); err != nil {
+		return nil, err
 	}
 	if err := t.roomForSignals(device, int64(len(spec.GetSignals()))); err != nil {
 		return nil, err
@@ -220,6 +220,9 @@ func (t *tx) NamedSignal(device int64, name, unit string) (int64, error) {
 	found, err := t.one("SELECT id FROM signals WHERE device = ? AND name = ? AND unit = ? AND catalogue = 0", []any{device, name, unit}, &id)
 	if err != nil || found {
 		return id, err
+	}
+	if err := CheckName(name); err != nil {
+		return 0, err
 	}
 	if err := t.roomForSignals(device, 1); err != nil {
 		return 0, err

@@ -58,6 +58,11 @@ const (
 type ConsumerOptions struct {
 	Options
 	Group string // of consumers that share the topic; "": waybill-store
+	// Judge makes the Consumer one of another topic than the raw one, Topic: of each record that it passes, the value
+	// goes to the Sink with the topic's name; what it refuses becomes a dead letter. Of transactions on that topic only
+	// what was committed counts. nil: the raw topic.
+	Judge func(key, value []byte) error
+	Topic string
 	// SessionTimeout is how long a member may be silent before its partitions go to others; 0: 15 s. The broker allows
 	// 6 s and more, unless it is told otherwise.
 	SessionTimeout time.Duration
@@ -85,13 +90,15 @@ func (o *ConsumerOptions) Check() error {
 		return fmt.Errorf("wait at a rebalance: must be between 0 and 30m, got %v", o.RevokeWait)
 	case o.CommitEvery < 10*time.Millisecond:
 		return fmt.Errorf("interval of the commits to Kafka: must be at least 10ms, got %v", o.CommitEvery)
+	case (o.Judge == nil) != (o.Topic == ""):
+		return errors.New("another topic than the raw one: its name and what judges its records belong together")
 	case o.QueueBytes < 1<<10:
 		return fmt.Errorf("queue of a partition: must be at least 1 KiB, got %d bytes", o.QueueBytes)
 	}
 	return o.Options.Check()
 }
 
-// Consumer takes the raw topic into a Sink. The store's positions rule: they are read at each assignment and moved in
+// Consumer takes the raw topic, or another, into a Sink. The store's positions rule: they are read at each assignment and moved in
 // the transaction that takes the records, so that every record is applied exactly once, whatever ends in between. What
 // Kafka knows of the group's offsets is told after the receipts are out, for tools that show lag, and as a witness of a
 // store that was restored from a copy.
@@ -123,7 +130,7 @@ type ConsumerCounts struct {
 	DeadLetters     uint64        // records set aside on the dead-letter topic
 	DeadLost        uint64        // those that Kafka does not take there: logged, and let go
 	Lost            uint64        // offsets that the topic no longer had
-	Skipped         uint64        // offsets that the topic never gives, as a compacted one
+	Skipped         uint64        // offsets that the topic never gives: of transactions that were given up, or a compacted topic's
 	Fenced          uint64        // transactions that another consumer had overtaken
 	StoreErrors     uint64        // transactions that failed and were tried again
 	Receipts        uint64        // sent
@@ -167,7 +174,11 @@ func NewConsumer(o ConsumerOptions, sink Sink) (*Consumer, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	return &Consumer{o: o, sink: sink, topic: o.RawTopic(), said: newClientLog(o.Log, time.Now), workers: map[int32]*worker{}}, nil
+	topic := o.RawTopic()
+	if o.Judge != nil {
+		topic = o.Topic
+	}
+	return &Consumer{o: o, sink: sink, topic: topic, said: newClientLog(o.Log, time.Now), workers: map[int32]*worker{}}, nil
 }
 
 // Counts is what was done since the start.
@@ -206,7 +217,12 @@ func (c *Consumer) Run(ctx context.Context) error {
 			c.release(lost[c.topic], wait)
 		}
 	}
+	isolation := kgo.ReadUncommitted()
+	if c.o.Judge != nil {
+		isolation = kgo.ReadCommitted()
+	}
 	client, err := c.o.client(
+		kgo.FetchIsolationLevel(isolation),
 		kgo.ConsumerGroup(c.o.Group), kgo.ConsumeTopics(c.topic), kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.KeepControlRecords(),
 		kgo.SessionTimeout(c.o.SessionTimeout), kgo.HeartbeatInterval(c.o.SessionTimeout/5), kgo.RebalanceTimeout(max(time.Minute, 2*c.o.RevokeWait)),

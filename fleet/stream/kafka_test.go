@@ -369,7 +369,7 @@ func initTopics(t *testing.T, o Options, want TopicOptions) {
 	})
 	want.Partitions, want.Decoded = 4, true
 	changes, err = Init(t.Context(), o, want, true)
-	if c := find(changes, "wb1.raw", "partitions"); err != nil || len(changes) != 5 || c.Done || c.Because == "" {
+	if c := find(changes, "wb1.raw", "partitions"); err != nil || len(changes) != 6 || c.Done || c.Because == "" {
 		t.Fatalf("%+v, %v", changes, err)
 	}
 	want.Replication = 3

@@ -21,7 +21,7 @@ type TopicOptions struct {
 	Partitions  int // of all but the dead letters, which have one
 	Replication int
 	Retention   time.Duration
-	Decoded     bool // the decoded topics too: samples, events, positions, losses
+	Decoded     bool // the decoded topics too: samples, events, positions, losses, and carried
 }
 
 // Check says what is wrong with the options.
@@ -61,6 +61,7 @@ func (o *Options) Topics(t TopicOptions) []Topic {
 		for _, name := range []string{"samples", "events", "positions", "losses"} {
 			list = append(list, topic(name, t.Partitions, t.Retention))
 		}
+		list = append(list, o.carriedTopic(t))
 	}
 	return list
 }

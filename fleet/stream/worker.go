@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -116,7 +117,11 @@ func (w *worker) moveTo(at int64) bool {
 
 func (w *worker) lost(from, to int64) {
 	w.c.count(func(n *ConsumerCounts) { n.Lost += uint64(to - from) })
-	w.c.o.Log.Error("records are lost to the store: the topic's retention passed before they were taken; the store asks vehicles for what it lacks",
+	remedy := "the store asks vehicles for what it lacks"
+	if w.c.o.Judge != nil {
+		remedy = "the primary store has them"
+	}
+	w.c.o.Log.Error("records are lost to the store: the topic's retention passed before they were taken; "+remedy,
 		"topic", w.c.topic, "partition", w.partition, "from", from, "to", to)
 	w.c.o.Lost(w.c.topic, w.partition, from, to)
 }
@@ -167,13 +172,21 @@ func (w *worker) add(g *group, r *kgo.Record) {
 	if r.Attrs.IsControl() {
 		return
 	}
-	m, err := messageOf(r)
+	m, err := w.c.message(r)
 	if err == nil {
 		g.messages = append(g.messages, m)
 		return
 	}
 	w.c.o.Log.Warn("set aside as a dead letter", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "bytes", len(r.Value), "err", err)
 	g.dead = append(g.dead, deadRecord(w.c.o.DeadTopic(), err, r, fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)))
+}
+
+// message makes the message of a record.
+func (c *Consumer) message(r *kgo.Record) (ingest.Message, error) {
+	if c.o.Judge == nil {
+		return messageOf(r)
+	}
+	return ingest.Message{Topic: r.Topic, Payload: r.Value}, c.o.Judge(r.Key, r.Value)
 }
 
 // gather takes consecutive records from the queue, none of those below `at`, or one word of a reset.
@@ -249,7 +262,11 @@ func (w *worker) gap(first int64) (again, ok bool) {
 		return true, true
 	}
 	w.c.count(func(n *ConsumerCounts) { n.Skipped += uint64(first - w.at) })
-	w.c.o.Log.Warn("the topic does not have these offsets; is it compacted? its cleanup.policy must be delete", "topic", w.c.topic, "partition", w.partition, "from", w.at, "to", first)
+	level := slog.LevelWarn
+	if w.c.o.Judge != nil {
+		level = slog.LevelDebug // so do transactions look that were given up
+	}
+	w.c.o.Log.Log(w.ctx, level, "the topic does not have these offsets; is it compacted? its cleanup.policy must be delete", "topic", w.c.topic, "partition", w.partition, "from", w.at, "to", first)
 	w.at = first
 	return false, true
 }
