@@ -7,40 +7,29 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/waybill-telematics/waybill/internal/cli"
-	"github.com/waybill-telematics/waybill/test/deps"
+	"github.com/waybill-telematics/waybill/test/cloudtest"
 )
 
 // TestThroughKafka: from a real broker through a real Kafka into PostgreSQL by two processes that share the work, while
 // each of them, Kafka and the database are killed. What vehicles have receipts for is in the tables, once, by SQL.
 func TestThroughKafka(t *testing.T) {
 	const cars, batches, perBatch = 4, 150, 20
-	broker := deps.Mosquitto(t, deps.MosquittoOptions{Persistence: true, Config: []string{"max_queued_messages 0"}})
-	kafka := deps.Kafka(t, deps.KafkaOptions{})
-	database := deps.Postgres(t, "fsync = on")
-	password := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(password, []byte(database.Password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if text, code := run("kafka", "init", "--brokers", kafka.Addr, "--partitions", "4", "--replication", "1"); code != cli.OK {
+	cloud := cloudtest.New(t, cloudtest.Options{})
+	if text, code := run(cloud.TopicArgs()...); code != cli.OK {
 		t.Fatalf("exit code %d: %s", code, text)
 	}
 	start := func(slot int) *exec.Cmd {
-		return child(t, io.Discard, "serve", "--broker", broker.URL(), "--share", "fleet", "--slots", fmt.Sprint(slot), "--kafka-brokers", kafka.Addr,
-			"--db", "postgres://waybill@"+database.Addr+"/postgres", "--db-password-file", password, "--json", "--every", "1s", "--retry", "50ms", "--device-samples", "0")
+		return child(t, io.Discard, cloud.ServeArgs("--slots", fmt.Sprint(slot), "--every", "1s")...)
 	}
 	processes := []*exec.Cmd{start(0), start(1)}
 	var fleet []*car
 	for i := range cars {
-		fleet = append(fleet, newCar(t, broker.Addr, fmt.Sprintf("car-%d", i+1), batches, perBatch))
+		fleet = append(fleet, newCar(t, cloud.Broker.Addr, fmt.Sprintf("car-%d", i+1), batches, perBatch))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	kills := map[string]int{}
@@ -63,11 +52,11 @@ func TestThroughKafka(t *testing.T) {
 			kills[what]++
 			switch what {
 			case "kafka":
-				kafka.Kill()
-				kafka.Start()
+				cloud.Kafka.Kill()
+				cloud.Kafka.Start()
 			case "database":
-				database.Kill()
-				database.Start()
+				cloud.Database.Kill()
+				cloud.Database.Start()
 			default:
 				i := int(what[len(what)-1] - '0')
 				if err := processes[i].Process.Kill(); err != nil {
@@ -80,12 +69,7 @@ func TestThroughKafka(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 	}
 	t.Logf("%v, all receipts after %s", kills, time.Since(began).Round(time.Second))
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, database.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
+	ctx, conn := context.Background(), cloud.Connect()
 	rows, err := conn.Query(ctx, `SELECT device, count(*), count(DISTINCT value), min(value)::bigint, max(value)::bigint
 	    FROM readings WHERE name = 'can0.DriveCounter.FrameCounter' GROUP BY device`)
 	if err != nil {

@@ -13,6 +13,12 @@ import (
 
 // checkBroker refuses an address that would carry data in clear through a network, unless that is asked for.
 func (f *serveFlags) checkBroker() error {
+	if !f.hasBroker() {
+		if f.user != "" || f.passwordFile != "" || f.ca != "" || f.cert != "" || f.key != "" {
+			return errors.New("--user, --password-file, --ca, --cert and --key are for --broker; give its URL")
+		}
+		return nil
+	}
 	u, err := url.Parse(f.broker)
 	if err != nil || u.Host == "" {
 		return fmt.Errorf("--broker %q: want tcp://HOST:PORT or ssl://HOST:PORT", f.broker)

@@ -25,7 +25,7 @@ type httpFlags struct {
 
 func (f *httpFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.address, "http", "", "take batches by HTTP too, on this address, 127.0.0.1:PORT; elsewhere only with a certificate and a way to tell who sends")
+	flags.StringVar(&f.address, "http", "", "take batches by HTTP too, or without --broker alone, on this address, 127.0.0.1:PORT; elsewhere only with a certificate and a way to tell who sends")
 	flags.StringVar(&f.cert, "http-cert", "", "PEM file of this server's certificate for --http; read again when it changes")
 	flags.StringVar(&f.key, "http-key", "", "PEM file of its key")
 	flags.StringVar(&f.clientCA, "http-client-ca", "", "PEM file of the authorities of client certificates: the common name is the device, the organisation its tenant (default: --tenant)")

@@ -16,5 +16,6 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	return cli.Group("waybill-fleet", "Receive what vehicles deliver, and list it",
-		serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand(), restoredCommand(), commandCommand(), kafkaCommand(), eraseCommand())
+		serveCommand(), lsCommand(), samplesCommand(), gapsCommand(), lossesCommand(), deadCommand(), restoredCommand(), commandCommand(), kafkaCommand(), decodedCommand(), mongoCommand(),
+		deriveCommand(), eraseCommand(), probeCommand(), otaCommand())
 }

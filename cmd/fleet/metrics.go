@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/waybill-telematics/waybill/fleet/ingest"
@@ -23,31 +24,41 @@ const surveyEvery = 30 * time.Second
 // silentAfter is how long a device that says to be online may send nothing: its status comes every minute.
 const silentAfter = 5 * time.Minute
 
-// checkMetrics refuses an address that others can reach: figures tell how large a fleet is, and nobody is asked who he is.
-func checkMetrics(address string) error {
+// checkMetrics refuses an address that others can reach, unless insecure: figures tell how large a fleet is, and nobody is asked who he is.
+func checkMetrics(address string, insecure bool) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("--metrics %q: want an address such as 127.0.0.1:9464", address)
 	}
-	if !isLoopback(host) {
-		return fmt.Errorf("--metrics %q: others could reach it; listen on 127.0.0.1 and let a proxy that knows its callers stand before it", address)
+	if !isLoopback(host) && !insecure {
+		return fmt.Errorf("--metrics %q: others could reach it; listen on 127.0.0.1 and let a proxy that knows its callers stand before it, or add --insecure-metrics where the network keeps others out", address)
 	}
 	return nil
 }
 
-// serveMetrics serves /metrics until ctx ends.
-func serveMetrics(ctx context.Context, address string, c prometheus.Collector, log *slog.Logger) error {
+// serveMetrics serves /metrics of all until ctx ends, and /ready: 200 while ready, which is to be subscribed at the broker, 503 otherwise.
+func serveMetrics(ctx context.Context, address string, ready func() bool, all []prometheus.Collector, log *slog.Logger) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("--metrics %s: %w", address, err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(c); err != nil {
-		l.Close()
-		return err
+	// Beside the fleet's figures what the process takes: CPU, memory, files, goroutines.
+	for _, one := range append(all, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})) {
+		if err := registry.Register(one); err != nil {
+			l.Close()
+			return err
+		}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET "+readyPath, func(w http.ResponseWriter, _ *http.Request) {
+		if !ready() {
+			http.Error(w, "not subscribed at the broker", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "subscribed at the broker")
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -63,6 +74,7 @@ type fleetMetrics struct {
 	store     store.Store
 	counts    func() ingest.Counts
 	connected func() bool
+	share     func() []figure // of this process, where several share; nil: none do
 	now       func() time.Time
 	log       *slog.Logger
 
@@ -75,6 +87,12 @@ type fleetMetrics struct {
 type survey struct {
 	devices map[string]int // by state
 	lost    map[[2]string]float64
+}
+
+// surveyed is a store that counts by itself: devices by state, of those that are online silent where nothing came since, and what is lost by
+// reason and unit.
+type surveyed interface {
+	Survey(ctx context.Context, since time.Time) (devices map[string]int, lost map[[2]string]float64, err error)
 }
 
 // figure is one number of a process or a store.
@@ -121,7 +139,11 @@ func (m *fleetMetrics) Describe(chan<- *prometheus.Desc) {}
 // Collect reads everything.
 func (m *fleetMetrics) Collect(out chan<- prometheus.Metric) {
 	name := func(s string) string { return "waybill_fleet_" + s }
-	for _, f := range m.figures() {
+	figures := m.figures()
+	if m.share != nil {
+		figures = append(figures, m.share()...)
+	}
+	for _, f := range figures {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name(f.name), f.help, nil, nil), f.kind, f.value)
 	}
 	s, ok := m.look()
@@ -149,6 +171,15 @@ func (m *fleetMetrics) look() (survey, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // within a scrape's patience
 	defer cancel()
 	s := survey{devices: map[string]int{}, lost: map[[2]string]float64{}}
+	if counted, ok := m.store.(surveyed); ok {
+		var err error
+		if s.devices, s.lost, err = counted.Survey(ctx, now.Add(-silentAfter)); err != nil {
+			m.log.Warn("devices and losses could not be counted for the metrics", "err", err)
+			return survey{}, false
+		}
+		m.at, m.survey = now, s
+		return s, true
+	}
 	devices, err := m.store.Devices(ctx)
 	if err == nil {
 		for _, d := range devices {

@@ -91,3 +91,9 @@ func (f *storeFlags) postgres() (database string, isURL bool, err error) {
 	}
 	return u.String(), true, nil
 }
+
+// isDatabase says whether --db is the URL of a database.
+func (f *storeFlags) isDatabase() bool {
+	_, isURL, err := f.postgres()
+	return err == nil && isURL
+}

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -58,14 +55,20 @@ func (f *pageFlags) check() error {
 	return nil
 }
 
+// askable is a store that answers the page and erases.
+type askable interface {
+	Reads() api.Reader
+	api.Eraser
+}
+
 // start serves until the returned function is called. It does nothing without an address.
 func (f *pageFlags) start(ctx context.Context, s store.Store, log *slog.Logger) (stop func(), err error) {
 	if f.listen == "" {
 		return func() {}, nil
 	}
-	asked, ok := s.(*store.SQLite)
+	asked, ok := s.(askable)
 	if !ok {
-		return nil, cli.UsageError(errors.New("--page: a PostgreSQL store does not answer the page's questions; give --db a SQLite file, or leave --page out"))
+		return nil, cli.UsageError(errors.New("--page: this store does not answer the page's questions; leave --page out"))
 	}
 	o := api.Options{Reader: asked.Reads(), Eraser: asked, Log: log}
 	if f.tokens != "" {
@@ -134,65 +137,4 @@ func (f *pageFlags) onlyHere(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, q)
 	})
-}
-
-// eraseCommand is the erasure without a running server.
-func eraseCommand() *cobra.Command {
-	var db string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "erase TENANT/DEVICE --db FILE.db",
-		Short: "Erase what a vehicle told, and keep the keys of its batches",
-		Long: `Erase what a vehicle told, and keep the keys of its batches.
-
-Samples, positions, events, what the vehicle said of itself, its clocks, its answers to commands and its dead letters go.
-The keys stay, so that nothing of it is stored again when it is sent again; what else stays is printed. What the vehicle
-delivers later is stored as ever: stop it first where that is not wanted.
-
-The store must not be in use. Beside a running serve, ask that one: DELETE /api/v1/devices/TENANT/DEVICE with a token that may erase.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return cli.UsageError(errors.New("which vehicle? want TENANT/DEVICE; see waybill-fleet erase --help"))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			tenant, device, ok := strings.Cut(args[0], "/")
-			if !ok || tenant == "" || device == "" {
-				return cli.UsageError(fmt.Errorf("%q: want TENANT/DEVICE", args[0]))
-			}
-			if db == "" {
-				return cli.UsageError(errors.New("--db is needed: the file that holds the store"))
-			}
-			return erase(cmd.Context(), db, api.DeviceID{Tenant: tenant, Device: device}, asJSON, cmd.OutOrStdout())
-		},
-	}
-	cmd.Flags().StringVar(&db, "db", "", "store, a SQLite file")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON instead of words")
-	return cmd
-}
-
-func erase(ctx context.Context, db string, id api.DeviceID, asJSON bool, out io.Writer) error {
-	if _, err := os.Stat(db); err != nil { // a wrong path must not make a new store
-		return err
-	}
-	s, err := store.Open(ctx, db, store.Options{Rand: rand.Reader})
-	if err != nil {
-		if errors.Is(err, store.ErrLocked) {
-			err = fmt.Errorf("%w: ask it with DELETE %s/devices/%s/%s, or stop it", err, api.Prefix, id.Tenant, id.Device)
-		}
-		return err
-	}
-	e, err := s.Erase(ctx, id)
-	if err := errors.Join(err, s.Close()); err != nil {
-		return err
-	}
-	if asJSON {
-		return printJSON(out, e)
-	}
-	fmt.Fprintf(out, "erased: %d samples of %d batches, %d records\nstays:\n", e.Samples, e.Batches, e.Records)
-	for _, what := range e.Stays {
-		fmt.Fprintf(out, "  - %s\n", what)
-	}
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/fleet/ingest"
@@ -31,20 +32,25 @@ type serveFlags struct {
 	embedded                     string
 	insecureListen               bool
 	metrics                      string
+	insecureMetrics              bool
 	json                         bool
 	every                        time.Duration
 	retry                        time.Duration
 	http                         httpFlags
 	slots                        slotFlags
 	deviceSamples                float64
+	deriveAfter                  time.Duration
 	page                         pageFlags
 	kafka                        throughKafka
+	decoded                      decodedFlags
 }
 
 func serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve --broker URL --db STORE",
+		Use: "serve --broker URL --db STORE",
+		Example: `  waybill-fleet serve --broker ssl://mqtt.example:8883 --db postgres://fleet@db.example/fleet --db-password-file db.pw
+  waybill-fleet serve --http 127.0.0.1:8090 --db fleet.db            no broker: batches come by HTTP alone`,
 		Short: "Receive from a broker into a store, and send receipts",
 		Long: `Receive from a broker into a store, and send receipts.
 
@@ -67,7 +73,7 @@ object per interval:
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.broker, "broker", "", "broker, tcp://HOST:PORT or ssl://HOST:PORT")
+	flags.StringVar(&f.broker, "broker", "", "broker, tcp://HOST:PORT or ssl://HOST:PORT (with --http it may be left out)")
 	flags.StringVar(&f.tenant, "tenant", "", "take only this tenant (default: all)")
 	registerStore(cmd, &f.db, &f.dbPasswordFile, "; it is made when it is not there")
 	flags.StringVar(&f.clientID, "client-id", "waybill-fleet-0", "MQTT client id; the broker keeps the session under it, so it must stay the same and be nobody else's")
@@ -80,14 +86,17 @@ object per interval:
 	flags.StringVar(&f.embedded, "embedded-broker", "", "start a broker in this process on this address, 127.0.0.1:PORT; it keeps nothing on disk and asks nobody's name: for a bench")
 	flags.BoolVar(&f.insecureListen, "insecure-listen", false, "allow the embedded broker on an address that others can reach")
 	flags.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this address of this machine, such as 127.0.0.1:9464 (default: none)")
+	flags.BoolVar(&f.insecureMetrics, "insecure-metrics", false, "allow --metrics on an address that others can reach; nobody is asked who he is, so only where the network lets in nobody else, as a container's does")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per interval instead of the status line")
 	flags.DurationVar(&f.every, "every", time.Second, "interval of the status")
 	flags.DurationVar(&f.retry, "retry", 2*time.Second, "first ceiling of the back-off after a lost connection; it doubles up to 15s")
 	flags.Float64Var(&f.deviceSamples, "device-samples", 200_000, "samples a second that one device may have stored, lasting; what is above gets no receipt and comes again (0: any number)")
+	flags.DurationVar(&f.deriveAfter, "derive-after", 5*time.Minute, "PostgreSQL: find trips of an hour this long after samples of it came first; negative: leave it to others")
 	f.slots.add(cmd)
 	f.http.add(cmd)
 	f.page.add(cmd)
 	f.kafka.add(cmd)
+	f.decoded.add(cmd)
 	return cmd
 }
 
@@ -103,12 +112,21 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	if err != nil {
 		return cli.UsageError(err)
 	}
-	s, err := openStore(ctx, storeFlags{f.db, f.dbPasswordFile}, false, false, log)
+	decodedOptions, err := f.decoded.options(&f.kafka, log)
+	if err != nil {
+		return cli.UsageError(err)
+	}
+	s, err := awaitStore(ctx, storeFlags{f.db, f.dbPasswordFile}, log)
 	if err != nil {
 		if errors.Is(err, store.ErrLocked) {
 			err = fmt.Errorf("%w: stop the other waybill-fleet, or give another --db", err)
 		}
 		return err
+	}
+	relay, err := newRelay(decodedOptions, s)
+	if err != nil {
+		s.Close()
+		return cli.UsageError(err)
 	}
 	ingester := ingest.New(ingest.Options{Log: log, DeviceSamples: f.deviceSamples}, s)
 	var applier ingest.Applier = ingester
@@ -124,7 +142,9 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		applier = kafka
 	}
 	var leave func() error
-	if receiver, leave, err = f.slots.source(o, applier); err != nil {
+	if !f.hasBroker() {
+		receiver, leave = noBroker{}, func() error { return nil }
+	} else if receiver, leave, err = f.slots.source(o, applier, s); err != nil {
 		s.Close()
 		return cli.UsageError(err)
 	}
@@ -142,7 +162,10 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		return err
 	}
 	if httpOptions != nil {
-		httpOptions.Send, httpOptions.Stream = receiver.Send, kafka != nil
+		httpOptions.Stream = kafka != nil
+		if f.hasBroker() {
+			httpOptions.Send = receiver.Send
+		}
 	}
 	over, listener, err := f.http.server(ctx, httpOptions, applier)
 	if err != nil {
@@ -169,11 +192,18 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 		status.run(ctx, f.every, func() serveStatus { return statusOf(s, receiver.Connected(), counts(), ingester.Offenders(maxShown)) })
 	})
 	tasks.Go(func() { _ = ingester.Run(ctx) }) // it ends with ctx, and always well
+	tasks.Go(deriving(ctx, s, f.deriveAfter))
 	var metricsErr error
 	if f.metrics != "" {
 		m := &fleetMetrics{store: s, counts: counts, connected: receiver.Connected, now: time.Now, log: log}
+		slots, _ := receiver.(*ingest.Slots)
+		m.share = func() []figure { return shareFigures(slots, kafka.consumed()) }
+		all := []prometheus.Collector{m}
+		if relay != nil {
+			all = append(all, &relayMetrics{relay: relay, outbox: s.(store.Outbox), now: time.Now, log: log})
+		}
 		tasks.Go(func() {
-			if metricsErr = serveMetrics(ctx, f.metrics, m, log); metricsErr != nil {
+			if metricsErr = serveMetrics(ctx, f.metrics, receiver.Connected, all, log); metricsErr != nil {
 				cancel()
 			}
 		})
@@ -185,6 +215,9 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	if kafka != nil {
 		tasks.Go(func() { kafkaErr = kafka.consumer.Run(ctx); cancel() })
 	}
+	if relay != nil {
+		tasks.Go(func() { _ = relay.Run(ctx) }) // it ends with ctx, and always well
+	}
 	err = receiver.Run(ctx)
 	cancel()
 	tasks.Wait()
@@ -195,13 +228,20 @@ func serve(ctx context.Context, f serveFlags, stdout, stderr io.Writer) error {
 	return errors.Join(err, httpErr, leave(), s.Close())
 }
 
-// receiver checks the flags and makes options of them.
+// hasBroker says whether anything comes over MQTT.
+func (f *serveFlags) hasBroker() bool { return f.broker != "" || f.embedded != "" }
+
+// receiver checks the flags and makes options of them; without a broker those are zero.
 func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 	switch {
 	case f.db == "":
 		return o, errors.New("--db is needed: the file that holds the store, or postgres://USER@HOST:PORT/NAME")
-	case f.broker == "" && f.embedded == "":
-		return o, errors.New("--broker URL is needed, or --embedded-broker 127.0.0.1:PORT for a bench")
+	case f.broker == "" && f.embedded == "" && f.http.address == "":
+		return o, errors.New("--broker URL is needed, or --http ADDRESS to take batches by HTTP alone, or --embedded-broker 127.0.0.1:PORT for a bench")
+	case !f.hasBroker() && f.kafka.on():
+		return o, errors.New("--kafka-brokers needs --broker URL too: what goes through Kafka has its receipts over MQTT")
+	case !f.hasBroker() && f.slots.share != "":
+		return o, errors.New("--share needs --broker URL: without a broker there is nothing to share")
 	case f.every < 10*time.Millisecond || f.every > time.Hour:
 		return o, fmt.Errorf("--every: must be between 10ms and 1h, got %v", f.every)
 	case f.retry < time.Millisecond || f.retry > 5*time.Minute:
@@ -216,15 +256,18 @@ func (f *serveFlags) receiver() (o ingest.ReceiverOptions, err error) {
 		}
 	}
 	if f.metrics != "" {
-		if err := checkMetrics(f.metrics); err != nil {
+		if err := checkMetrics(f.metrics, f.insecureMetrics); err != nil {
 			return o, err
 		}
 	}
 	if err := errors.Join(f.checkBroker(), f.page.check()); err != nil {
 		return o, err
 	}
-	if err := errors.Join(f.slots.check(), f.kafka.check()); err != nil {
+	if err := errors.Join(f.slots.check(storeFlags{f.db, f.dbPasswordFile}), f.kafka.check(), checkDeriveAfter(f.deriveAfter)); err != nil {
 		return o, err
+	}
+	if !f.hasBroker() {
+		return o, nil
 	}
 	o = ingest.ReceiverOptions{
 		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, BackoffBase: f.retry, Share: f.slots.share,

@@ -46,6 +46,14 @@ type between struct {
 	consumer *stream.Consumer
 }
 
+// consumed is what takes it into the store; nil without Kafka.
+func (b *between) consumed() *stream.Consumer {
+	if b == nil {
+		return nil
+	}
+	return b.consumer
+}
+
 // start makes producer and consumer; send takes the receipts of what the store took.
 func (f *throughKafka) start(g *ingest.Ingester, s store.Store, send func(context.Context, []ingest.Reply) error, log *slog.Logger) (*between, error) {
 	o, err := f.options(log)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waybill-telematics/waybill/fleet/ingest"
+	"github.com/waybill-telematics/waybill/fleet/postgres"
+	"github.com/waybill-telematics/waybill/fleet/store"
 )
 
 // slotFlags are the flags of serve for several receivers that share what comes.
@@ -24,7 +27,7 @@ func (f *slotFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.share, "share", "", "share what comes with other receivers of this group, by the broker's shared subscriptions (default: all of it comes here)")
 	flags.StringVar(&f.slots, "slots", "0", "with --share: the slots that this process runs, such as 0-3 or 0,2, each with the client id PREFIX-SLOT, PREFIX being --client-id without its -0; auto: as many as are its share")
 	flags.IntVar(&f.count, "slot-count", 0, "with --slots auto: how many slots there are, the same for all processes")
-	flags.StringVar(&f.folder, "slot-folder", "", "with --slots auto: the folder by whose locks the processes of this machine share the slots")
+	flags.StringVar(&f.folder, "slot-folder", "", "with --slots auto: the folder by whose locks the processes of this machine share the slots (default with a PostgreSQL store: its database shares them among the processes of all machines)")
 }
 
 // source is where messages come from.
@@ -36,7 +39,7 @@ type source interface {
 }
 
 // source makes the receiver, or those of the slots. close gives leases back.
-func (f *slotFlags) source(o ingest.ReceiverOptions, a ingest.Applier) (s source, closed func() error, err error) {
+func (f *slotFlags) source(o ingest.ReceiverOptions, a ingest.Applier, db store.Store) (s source, closed func() error, err error) {
 	closed = func() error { return nil }
 	if f.share == "" {
 		r, err := ingest.NewReceiver(o, a)
@@ -49,7 +52,15 @@ func (f *slotFlags) source(o ingest.ReceiverOptions, a ingest.Applier) (s source
 			return nil, closed, err
 		}
 	} else {
-		leaser, err := ingest.NewFileLeaser(f.folder)
+		var leaser interface {
+			ingest.Leaser
+			io.Closer
+		}
+		if p, ok := db.(*postgres.Store); ok && f.folder == "" {
+			leaser, err = p.Leaser(f.share + " " + o.ClientID)
+		} else {
+			leaser, err = ingest.NewFileLeaser(f.folder)
+		}
 		if err != nil {
 			return nil, closed, err
 		}
@@ -63,7 +74,7 @@ func (f *slotFlags) source(o ingest.ReceiverOptions, a ingest.Applier) (s source
 }
 
 // check says what is wrong with the flags, before anything is made.
-func (f *slotFlags) check() error {
+func (f *slotFlags) check(db storeFlags) error {
 	auto := f.slots == "auto"
 	switch {
 	case f.share == "" && (f.slots != "" && f.slots != "0" || f.count != 0 || f.folder != ""):
@@ -72,8 +83,8 @@ func (f *slotFlags) check() error {
 		return nil
 	case auto && (f.count < 1 || f.count > ingest.MaxSlots):
 		return fmt.Errorf("--slots auto needs --slot-count N, 1 to %d: how many slots all processes share", ingest.MaxSlots)
-	case auto && f.folder == "":
-		return errors.New("--slots auto needs --slot-folder DIR: where the processes of this machine see who runs which")
+	case auto && f.folder == "" && !db.isDatabase():
+		return errors.New("--slots auto needs --slot-folder DIR, where the processes of this machine see who runs which; or a PostgreSQL store, whose database shares them")
 	case !auto && (f.count != 0 || f.folder != ""):
 		return errors.New("--slot-count and --slot-folder are for --slots auto")
 	case !auto:

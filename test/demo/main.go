@@ -13,13 +13,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/waybill-telematics/waybill/test/programs"
 	"github.com/waybill-telematics/waybill/uplink/uplinktest"
 )
 
@@ -60,10 +61,10 @@ func run(ctx context.Context, out io.Writer) (err error) {
 			fmt.Fprintln(out, "logs and queue are kept in", dir)
 		}
 	}()
-	b := &bench{dir: dir, out: out}
-	defer b.killAll()
+	b := &bench{Group: programs.Group{Folder: dir}, out: out}
+	defer b.KillAll()
 	fmt.Fprintln(out, "building …")
-	if err := b.build(ctx); err != nil {
+	if err := b.Build(ctx); err != nil {
 		return err
 	}
 	if err := b.startAll(ctx, drive); err != nil {
@@ -79,25 +80,17 @@ func run(ctx context.Context, out io.Writer) (err error) {
 
 // bench is the machine's side of the demo: the four programs and the link between two of them.
 type bench struct {
-	dir   string
-	out   io.Writer
-	procs []*process
+	programs.Group
+	out io.Writer
 
-	fleet, agent, car *process
+	fleet, agent, car *programs.Process
 	link              *uplinktest.Proxy
 	metricsURL        string
 	db                string
 	tunnel            atomic.Bool
 	phase             atomic.Value // string
-	summary           chan driveSummary
+	summary           chan programs.Drive
 	store             atomic.Value // storeLine
-}
-
-// driveSummary is the last line of waybill-simulate.
-type driveSummary struct {
-	Frames       int64  `json:"frames"`
-	FirstCounter uint64 `json:"counter_first"`
-	LastCounter  uint64 `json:"counter_last"`
 }
 
 // storeLine is what waybill-fleet serve --json prints each interval.
@@ -111,33 +104,12 @@ type storeLine struct {
 	Parked     int64  `json:"parked"`
 }
 
-const agentConfig = `
-device: {id: demo-car, tenant: demo}
-data_dir: agent
-log: {level: info}
-can:
-  - {bus: can0, replay: can0.fifo, speed: 0, time: receipt, dbc: [demo.dbc]}
-gps:
-  - {name: gps0, serial: gps0}
-collect:
-  signals:
-    - {match: "*.FrameCounter", sample: every}
-    - {match: "*"}
-  rules:
-    - {name: overspeed, signal: can0.DriveCounter.VehicleSpeed, above: 120, hysteresis: 3}
-queue: {commit_every: 500ms, seal_every: 1s}
-uplink:
-  broker: mqtt://%s
-  insecure: true
-  keep_alive: 3s
+// agentConfig is what the agent has beside what all have.
+const agentConfig = `  keep_alive: 3s
   receipt_timeout: 5s
-  retry_base: 200ms
   retry_cap: 1s
-  drain: 30s
 metrics: {listen: "%s"}
 `
-
-func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 // startAll runs broker and store, then the agent, then the car.
 func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
@@ -145,10 +117,10 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 	if err != nil {
 		return err
 	}
-	b.db = b.path("fleet.db")
+	b.db = b.Path("fleet.db")
 	b.phase.Store("start")
 	b.store.Store(storeLine{})
-	if b.fleet, err = b.start(b.onFleet, "waybill-fleet", "serve", "--embedded-broker", broker, "--broker", "tcp://"+broker, "--insecure",
+	if b.fleet, err = b.Start(b.onFleet, b.Folder, "waybill-fleet", "waybill-fleet", "serve", "--embedded-broker", broker, "--broker", "tcp://"+broker, "--insecure",
 		"--db", b.db, "--json", "--every", "500ms", "--page", page); err != nil {
 		return err
 	}
@@ -157,23 +129,23 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 	}
 	fmt.Fprintf(b.out, "the fleet page, while this runs: http://%s/\n", page)
 	b.metricsURL = "http://" + metrics + "/metrics"
-	if err := os.WriteFile(b.path("agent.yaml"), fmt.Appendf(nil, agentConfig, b.link.Addr(), metrics), 0o600); err != nil {
+	if err := os.WriteFile(b.Path("agent.yaml"), programs.AgentConfig("demo-car", b.link.Addr(), fmt.Sprintf(agentConfig, metrics)), 0o600); err != nil {
 		return err
 	}
-	if err := syscall.Mkfifo(b.path("can0.fifo"), 0o600); err != nil {
+	if err := syscall.Mkfifo(b.Path("can0.fifo"), 0o600); err != nil {
 		return err
 	}
 	if err := b.writeDBC(ctx); err != nil {
 		return err
 	}
-	if b.agent, err = b.start(nil, "waybill-agent", "run", "-c", b.path("agent.yaml")); err != nil {
+	if b.agent, err = b.Start(nil, b.Folder, "waybill-agent", "waybill-agent", "run", "-c", b.Path("agent.yaml")); err != nil {
 		return err
 	}
 	if err := b.awaitAgent(ctx); err != nil {
 		return err
 	}
-	b.summary = make(chan driveSummary, 1)
-	b.car, err = b.start(b.onCar, "waybill-simulate", "drive", "--can", b.path("can0.fifo"), "--gps", "pty:"+b.path("gps0"),
+	b.summary = make(chan programs.Drive, 1)
+	b.car, err = b.Start(b.onCar, b.Folder, "waybill-simulate", "waybill-simulate", "drive", "--can", b.Path("can0.fifo"), "--gps", "pty:"+b.Path("gps0"),
 		"--duration", drive.String(), "--json")
 	return err
 }
@@ -215,8 +187,29 @@ func (b *bench) onCar(line []byte) {
 		}
 		return
 	}
-	var s driveSummary
+	var s programs.Drive
 	if json.Unmarshal(line, &s) == nil && s.Frames > 0 {
 		b.summary <- s
+	}
+}
+
+// writeDBC asks the car for its DBC file.
+func (b *bench) writeDBC(ctx context.Context) error {
+	text, err := exec.CommandContext(ctx, b.Path("waybill-simulate"), "dbc").Output()
+	if err != nil {
+		return fmt.Errorf("waybill-simulate dbc: %w", err)
+	}
+	return os.WriteFile(b.Path("demo.dbc"), text, 0o600)
+}
+
+// awaitAgent waits until the agent answers on its page.
+func (b *bench) awaitAgent(ctx context.Context) error {
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := b.metrics(ctx); err == nil {
+			return nil
+		}
+		if b.agent.Ended() || time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("the agent did not come up:\n%s", b.agent.LastWords())
+		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/waybill-telematics/waybill/test/programs"
 )
 
 // figures are what the agent's metrics say.
@@ -80,9 +82,9 @@ func (b *bench) watch(ctx context.Context, drive time.Duration) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-b.car.done:
+		case <-b.car.Done:
 			return
-		case <-b.agent.done:
+		case <-b.agent.Done:
 			return
 		case <-tick.C:
 			b.line(ctx, time.Since(started))
@@ -107,24 +109,24 @@ func (b *bench) line(ctx context.Context, at time.Duration) {
 
 // finish lets everything arrive, stops the programs, and compares what was on the bus with what is in the store.
 func (b *bench) finish() error {
-	if b.car.err != nil {
-		return fmt.Errorf("waybill-simulate: %w; see its log", b.car.err)
+	if b.car.Err != nil {
+		return fmt.Errorf("waybill-simulate: %w; see its log", b.car.Err)
 	}
-	if b.agent.ended() {
-		return fmt.Errorf("the agent ended by itself: %v", b.agent.err)
+	if b.agent.Ended() {
+		return fmt.Errorf("the agent ended by itself: %v", b.agent.Err)
 	}
 	time.Sleep(2 * time.Second) // what is in the FIFO is read, what is open is sealed
 	before, err := b.metrics(context.Background())
 	if err != nil {
 		return err
 	}
-	if err := b.agent.stop(45 * time.Second); err != nil {
+	if err := b.agent.Stop(45 * time.Second); err != nil {
 		return err
 	}
-	if err := b.fleet.stop(15 * time.Second); err != nil {
+	if err := b.fleet.Stop(15 * time.Second); err != nil {
 		return err
 	}
-	var summary driveSummary
+	var summary programs.Drive
 	select {
 	case summary = <-b.summary:
 	default:
@@ -134,7 +136,7 @@ func (b *bench) finish() error {
 }
 
 // verdict asks the store, and nobody else.
-func (b *bench) verdict(f figures, drive driveSummary) error {
+func (b *bench) verdict(f figures, drive programs.Drive) error {
 	rows, err := b.ask("samples", "--signal", "can0.*.FrameCounter")
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (b *bench) verdict(f figures, drive driveSummary) error {
 
 // ask runs a listing of waybill-fleet and returns its lines.
 func (b *bench) ask(command string, args ...string) ([][]byte, error) {
-	cmd := exec.Command(b.path("waybill-fleet"), append([]string{command, "--db", b.db}, args...)...)
+	cmd := exec.Command(b.Path("waybill-fleet"), append([]string{command, "--db", b.db}, args...)...)
 	cmd.Stderr = os.Stderr
 	text, err := cmd.Output()
 	if err != nil {

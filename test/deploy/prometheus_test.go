@@ -74,6 +74,9 @@ func TestDashboard(t *testing.T) {
 	}
 	served := metricNames(t)
 	for _, name := range regexp.MustCompile(`waybill_fleet_\w+`).FindAllString(rules+string(alerts), -1) {
+		if strings.HasPrefix(name, "waybill_fleet_outbox_") {
+			continue // served with --decoded alone: TestRelayMetrics of cmd/fleet
+		}
 		if name != "waybill_fleet_lost" && !served[name] { // an empty ledger has no reason yet
 			t.Errorf("%s is no metric of the receiver", name)
 		}

@@ -89,6 +89,7 @@ func (b *Broker) Start() {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	cmd.SysProcAttr.Setpgid = true // a Ctrl-C is for whoever started it, who ends things in their order
 	output, err := os.OpenFile(filepath.Join(b.Dir, b.name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.t.Fatal(err)

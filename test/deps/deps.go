@@ -2,7 +2,7 @@
 // folder of recorded data. It fetches (see fetch.sh) into .cache, starts what has to run, and stops it after the test.
 //
 // What cannot be had ends the test by one rule, [Missing]: a failure in CI, a skip with a reason on a person's machine.
-// The package knows nothing of the agent; it is imported by tests only.
+// The package knows nothing of the agent; it is imported by tests, and by test/cloud, which stands in for one.
 package deps
 
 import (

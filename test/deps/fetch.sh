@@ -29,6 +29,14 @@ spec() {
     postgresql)   echo "closure postgresql-15 postgresql-client-15 postgresql-client-common" ;;
     hivemq)       echo "maven com.hivemq:hivemq-community-edition-embedded:2025.5" ;;
     kafka)        echo "maven org.apache.kafka:kafka_2.13:4.1.1 org.slf4j:slf4j-simple:1.7.36" ;;
+    mongo)        echo "maven de.bwaldvogel:mongo-java-server:1.47.0 de.bwaldvogel:mongo-java-server-h2-backend:1.47.0 org.slf4j:slf4j-simple:2.0.17" ;;
+    connect)      echo "maven org.apache.kafka:connect-runtime:4.2.0 org.slf4j:slf4j-simple:1.7.36" ;;
+    connect-jdbc) echo "maven io.debezium:debezium-connector-jdbc:3.3.1.Final" ;;
+    connect-mongo) echo "maven org.mongodb.kafka:mongo-kafka-connect:2.0.1" ;;
+    registry)     echo "maven-archive io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all" ;;
+    confluent)    echo "pip confluent-kafka[schemaregistry,json,protobuf]==2.11.1" ;;
+    flink)        echo "maven $(printf 'org.apache.flink:%s:2.1.1 ' flink-clients flink-table-planner_2.12 flink-table-runtime flink-json flink-connector-base)org.apache.flink:flink-sql-connector-kafka:4.0.1-2.0 org.slf4j:slf4j-simple:1.7.36" ;;
+    strimzi)      echo "maven io.strimzi:api:0.48.0" ;;
     java)         echo "java openjdk-17-jdk-headless openjdk-17-jre-headless" ;;
     qemu-user)    echo "download qemu-user-static" ;;
     qemu-system)  echo "closure qemu-system-arm" ;;
@@ -39,12 +47,16 @@ spec() {
     dbc-files)    echo "sdist cantools==45.1.0 opendbc==0.3.1 canmatrix==1.3.3" ;;
     cc)           echo "closure gcc libc6-dev libc6 libgcc-s1" ;;
     strace)       echo "closure strace" ;;
+    zstd)         echo "closure zstd" ;;
     e2fsprogs)    echo "closure e2fsprogs" ;;
     swtpm)        echo "closure swtpm" ;;
+    rauc)         echo "closure rauc rauc-service squashfs-tools dbus-daemon openssl" ;;
+    swupdate)     echo "closure swupdate cpio openssl" ;;
     chromium)     echo "closure chromium fonts-dejavu-core fontconfig-config" ;;
     node)         echo "node nodejs npm" ;;
     playwright)   echo "npm playwright-core@1.56.1" ;;
     openapi)      echo "npm @seriousme/openapi-schema-validator@2.11.0" ;;
+    tuf)          echo "pip tuf==7.0.1 securesystemslib==1.6.0 cryptography==48.0.0" ;;
     shellcheck)   echo "closure shellcheck" ;;
     prometheus)   echo "download prometheus" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
@@ -171,10 +183,15 @@ END
   done
 }
 
-# Brings Maven packages with all that they need into DEST/jars.
-get_maven() { # DEST GROUP:NAME:VERSION…
+# Brings Maven packages with all that they need into DEST/jars, or with `alone` one archive, GROUP:NAME:VERSION:TYPE:CLASSIFIER, as it is.
+get_maven() { # DEST [alone] GROUP:NAME:VERSION…
   local dest=$1 java home part link org name version
+  local goal=(dependency:copy-dependencies -DincludeScope=runtime)
   shift
+  if [ "$1" = alone ]; then
+    goal=(dependency:copy -Dartifact="$2")
+    shift 2
+  fi
   java=$cache/java/java
   home=$([ -z "$(command -v mvn || true)" ] || readlink -f "$(dirname "$(readlink -f "$(command -v mvn)")")/..")
   if [ -z "$home" ]; then
@@ -193,7 +210,7 @@ get_maven() { # DEST GROUP:NAME:VERSION…
   } >"$dest/pom.xml"
   "$java" -classpath "$(echo "$home"/boot/plexus-classworlds*.jar)" -Dclassworlds.conf="$home/bin/m2.conf" -Dmaven.home="$home" \
     -Dlibrary.jansi.mode=strip -Dmaven.multiModuleProjectDirectory="$dest" org.codehaus.plexus.classworlds.launcher.Launcher \
-    -B -q -f "$dest/pom.xml" -Dmaven.repo.local="$cache/.m2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dest/jars" >&2
+    -B -q -f "$dest/pom.xml" -Dmaven.repo.local="$cache/.m2" "${goal[@]}" -DoutputDirectory="$dest/jars" >&2
   rm -rf "$dest/debian" "$dest/pom.xml"
 }
 
@@ -235,6 +252,11 @@ fetch() { # GROUP DEST
       "$cache/node/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dest" "${names[@]}" >&2
       ;;
     maven) get_maven "$dest" "${names[@]}" ;;
+    maven-archive)
+      get_maven "$dest" alone "${names[@]}"
+      tar -xzf "$dest"/jars/*.tar.gz -C "$dest" --no-same-owner
+      rm -rf "$dest/jars"
+      ;;
     sdist) # of packages' sources, the DBC files that they hold
       make_python "$dest"
       local name archive
@@ -262,6 +284,9 @@ END
   # What no test needs is most of some packages.
   case $group in
     can-utils-arm64) rm -rf "${dest:?}/etc" "$dest"/usr/lib/*/gconv ;;
+    # Jackson is the worker's: with one of its own the connector fails at the worker's modules.
+    connect-jdbc) rm -f "$dest"/jars/{jackson-core,jackson-databind,jackson-annotations,slf4j-api,ojdbc,mssql-jdbc,mysql-connector,mariadb-java}*.jar ;;
+    connect-mongo) rm -f "$dest"/jars/{connect-api,kafka-clients,jackson-,slf4j-api,javax.ws.rs-api}*.jar ;;
     prometheus) find "$dest" ! -type d ! -name promtool ! -name .stamp -delete ;;
     qemu-user) find "$dest/usr/bin" -type f ! -name 'qemu-arm-static' ! -name 'qemu-aarch64-static' -delete ;;
     kernel-*)

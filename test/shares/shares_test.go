@@ -158,7 +158,14 @@ func (f *fleet) wait(what string, done func() bool) {
 	f.t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			f.t.Fatalf("never: %s; store %+v", what, f.store.Totals())
+			text := ""
+			for i, p := range f.processes {
+				text += fmt.Sprintf("\nprocess %d took %d messages, has slots %v", i, p.taken.Load(), p.slots.Running())
+			}
+			for i, c := range f.cars {
+				text += fmt.Sprintf("\ncar-%d has %d batches left, %+v", i, c.queue.Len(), c.up.State())
+			}
+			f.t.Fatalf("never: %s; store %+v%s", what, f.store.Totals(), text)
 		}
 	}
 }
@@ -169,6 +176,7 @@ type car struct {
 	queue *uplinktest.Queue
 	short [16]byte
 	added uint64
+	up    *uplink.Uplink
 	stop  func()
 }
 
@@ -200,6 +208,7 @@ func (f *fleet) drive() {
 		if err != nil {
 			f.t.Fatal(err)
 		}
+		c.up = up
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
@@ -261,19 +270,30 @@ func (f *fleet) arrived() {
 	}
 }
 
-// shared says that so many of these processes, or all there are, took a part of what came since the last call.
+// shared says that so many of these processes, or all there are, took a part of what came since the last call. A broker that gives
+// to who has room may give all of it to one: then more comes, some times.
 func (f *fleet) shared(what string, since map[*process]int64, list ...*process) {
 	f.t.Helper()
-	text, working := "", 0
-	for _, p := range list {
-		n := p.taken.Load() - since[p]
-		text += fmt.Sprint(" ", n)
-		working += int(min(n, 1))
-		since[p] = p.taken.Load()
+	for round := 1; ; round++ {
+		text, working := "", 0
+		for _, p := range list {
+			n := p.taken.Load() - since[p]
+			text += fmt.Sprint(" ", n)
+			working += int(min(n, 1))
+		}
+		f.t.Logf("%s: messages taken by each:%s", what, text)
+		if working >= min(f.least, len(list)) {
+			break
+		}
+		if round == 10 {
+			f.t.Errorf("%s: too few took part:%s", what, text)
+			break
+		}
+		f.collect(20)
+		f.arrived()
 	}
-	f.t.Logf("%s: messages taken by each:%s", what, text)
-	if working < min(f.least, len(list)) {
-		f.t.Errorf("%s: too few took part:%s", what, text)
+	for _, p := range list {
+		since[p] = p.taken.Load()
 	}
 }
 
