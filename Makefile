@@ -7,15 +7,20 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 IDENTITY := -X $(MODULE)/firmware.version=$(VERSION) -X $(MODULE)/firmware.commit=$(COMMIT) -X $(MODULE)/firmware.built=$(BUILT)
 # What ships to vehicles, and so has to work on their processors.
-VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink firmware internal cmd/agent))
+VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink firmware internal cmd/agent cmd/launcher))
+# What has tests that need others' servers, a browser or a guest kernel: what mostly waits for servers, two packages at a time; the rest alone.
+SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs ./fleet/ingest ./fleet/stream ./fleet/mongo ./test/sinks \
+  ./test/cloud ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota
+GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 2s
 TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
+CLOUD_SECONDS ?= 0
 .DEFAULT_GOAL := build
-.PHONY: help assets build cross check test test-arm test-system fuzz torture demo bench lint proto clean
+.PHONY: help assets build cross check test test-arm test-system fuzz torture demo cloud bench lint proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,18 +28,19 @@ help: ## list the targets
 assets: ## fetch the page's parts that are others' work, at their pinned versions
 	@go run ./fleet/page/fetch
 
-build: ## build the three programs for this machine into bin/
+build: ## build the four programs for this machine into bin/
 	@go run ./fleet/page/fetch -try
-	@for p in agent fleet simulate; do $(GOBUILD) -o bin/waybill-$$p ./cmd/$$p; done
+	@for p in agent launcher fleet simulate; do $(GOBUILD) -o bin/waybill-$$p ./cmd/$$p; done
 
-cross: ## build the agent for the vehicles into dist/ and check that it is static and small
-	@for a in arm arm64 amd64; do GOARCH=$$a GOARM=7 $(GOBUILD) -o dist/waybill-agent-linux-$$a ./cmd/agent; done
+cross: ## build agent and launcher for the vehicles into dist/ and check that they are static and small
+	@for a in arm arm64 amd64; do for p in agent launcher; do GOARCH=$$a GOARM=7 $(GOBUILD) -o dist/waybill-$$p-linux-$$a ./cmd/$$p; done; done
 	@go run ./test/checkelf -max-mib 20 dist/waybill-agent-linux-*
+	@go run ./test/checkelf -max-mib 4 dist/waybill-launcher-linux-*
 
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags system ./test/... ./uplink/doctor ./fleet/postgres ./fleet/ingest ./cmd/fleet ./fleet/stream
+	go vet -tags system ./test/... $(SERVERS) $(GUESTS)
 	GOARCH=arm64 go vet $(VEHICLE)
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
@@ -49,7 +55,9 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; others' brokers and databases; arm64
-	go run ./test/gotest -tags system -p 1 -timeout 30m ./test/deps ./test/deploy ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./fleet/postgres ./cmd/fleet ./fleet/ingest ./fleet/stream ./test/shares ./test/vm
+	go run ./test/gotest -tags system -p 2 -timeout 30m $(SERVERS)
+	go run ./test/gotest -tags system -p 1 -timeout 30m $(GUESTS)
+	cd test/manifests && go test -count 1 ./...
 	ARCHES=arm64 .ci/test-arm $(VEHICLE)
 
 fuzz: ## every fuzz target for a minute each
@@ -62,17 +70,23 @@ demo: ## a vehicle, a broker and a store on this machine, for DEMO_SECONDS
 	@go run ./fleet/page/fetch -try
 	DEMO_SECONDS=$(DEMO_SECONDS) go run ./test/demo
 
+cloud: ## the real cloud side here: Mosquitto, Kafka, PostgreSQL, two fleets, vehicles; CLOUD_SECONDS, 0 is until Ctrl-C
+	@go run ./fleet/page/fetch -try
+	@CLOUD_SECONDS=$(CLOUD_SECONDS) go run ./test/cloud
+
 bench: ## every benchmark, briefly, with allocations
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms -timeout 30m ./...
+	go test -tags system -count 1 -run TestThroughput -v -timeout 20m ./test/cloudbench # builds test/bench-pipeline, where it can be downloaded
 	@cd test/bench-nmea && export GOFLAGS=-mod=mod && if go mod download 2>/dev/null; then go test -count 1 -run TestRatio -v .; \
 	else echo "go-nmea cannot be downloaded: no comparison with it"; fi
 
 lint: check ## check, golangci-lint (built at its pinned version when first used) and shellcheck
 	$(LINTER) run ./...
-	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh .ci/*
+	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh deploy/compose/secrets.sh .ci/*
 
-proto: ## generate proto/*.pb.go from proto/*.proto
+proto: ## generate *.pb.go from the .proto files of proto and fleet/decoded
 	cd tools && go run ./protogen ../proto $(notdir $(wildcard proto/*.proto))
+	cd tools && go run ./protogen ../fleet/decoded/decodedpb decoded.proto
 
 clean: ## remove what was built; .cache stays, delete it by hand
 	rm -rf bin dist
