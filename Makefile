@@ -13,7 +13,7 @@ SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs 
   ./test/cloud ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota
 GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
-RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -race
+RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 2s
 TORTURE_TIME ?= 10m
@@ -55,8 +55,8 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; others' brokers and databases; arm64
-	go run ./test/gotest -tags system -p 2 -timeout 30m $(SERVERS)
-	go run ./test/gotest -tags system -p 1 -timeout 30m $(GUESTS)
+	go run ./test/gotest -again -tags system -p 2 -timeout 30m $(SERVERS)
+	go run ./test/gotest -again -tags system -p 1 -timeout 30m $(GUESTS)
 	cd test/manifests && go test -count 1 ./...
 	ARCHES=arm64 .ci/test-arm $(VEHICLE)
 
