@@ -46,7 +46,7 @@ func (s *Store) take(i identity) error {
 	if err != nil {
 		return fmt.Errorf("generation %q in meta: %w", i.generation, err)
 	}
-	s.name = i.name
+	s.name.Store(&i.name)
 	s.generation.Store(n)
 	return nil
 }

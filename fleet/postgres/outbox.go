@@ -450,7 +450,7 @@ func (s *Store) Lease(ctx context.Context) (store.Lease, error) {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	h := fnv.New32a()
-	h.Write([]byte("decoded " + s.name))
+	h.Write([]byte("decoded " + s.Name()))
 	l := &lease{conn: conn, space: int32(h.Sum32())}
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock_shared($1, $2)", l.space, int32(relayLock)); err != nil {
 		l.Close()

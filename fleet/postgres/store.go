@@ -50,7 +50,7 @@ type Options struct {
 type Store struct {
 	o          Options
 	pool       *pgxpool.Pool
-	name       string
+	name       atomic.Pointer[string]
 	generation atomic.Uint64
 
 	reading chan struct{} // a place for each question of the API that has a connection
@@ -195,7 +195,12 @@ func (s *Store) greet(ctx context.Context, c *pgx.Conn) error {
 }
 
 // Name is the store's name in receipts.
-func (s *Store) Name() string { return s.name }
+func (s *Store) Name() string {
+	if name := s.name.Load(); name != nil {
+		return *name
+	}
+	return ""
+}
 
 // Generation is random, made with the store, and another one after it was restored from a copy.
 func (s *Store) Generation() uint64 { return s.generation.Load() }
