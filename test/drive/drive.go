@@ -9,7 +9,9 @@ import (
 	"bytes"
 	_ "embed"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/waybill-telematics/waybill/can"
@@ -38,15 +40,18 @@ type Options struct {
 	Seed     uint64
 	Start    time.Time     // of the drive, UTC
 	Duration time.Duration // a multiple of 10 ms; at least 1 s
+	Scenario string        // one of Scenarios; Mixed if empty
+	Faults   []Fault
 }
 
-// Event is one thing that happens: a frame, a GPS epoch, or the beginning of a phase.
+// Event is one thing that happens: a frame, a GPS epoch, the beginning of a phase, or the network's going and coming.
 type Event struct {
 	At        time.Duration // since the start
 	Frame     *can.Frame    // valid until the next call of Next; Time is not set
 	Sentences []byte        // likewise: the sentences of one epoch, each with CR LF
 	Fix       bool          // with Sentences: they have a position
 	Phase     string        // a phase begins
+	Network   string        // "dead": in a tunnel or a dead zone; "back"
 
 	message string // of Frame
 	counter uint64 // value of FrameCounter in it; 0: it has none
@@ -81,6 +86,9 @@ type Drive struct {
 	ticks   int // done
 	total   int
 	phase   int // index; -1 before the first
+	faults  []Fault
+	busOff  bool
+	dead    bool
 	queue   []Event
 	frames  []can.Frame // recycled, one for each message
 	text    []byte      // recycled
@@ -110,8 +118,18 @@ func New(o Options) (*Drive, error) {
 	if y := o.Start.Year(); y < 1990 || y > 2079 {
 		return nil, fmt.Errorf("start: NMEA dates have two digits for the year; want 1990 to 2079, got %d", y)
 	}
+	if o.Scenario == "" {
+		o.Scenario = Mixed
+	}
+	parts := scenarios[o.Scenario]
+	if parts == nil {
+		return nil, fmt.Errorf("scenario %q: there are %s", o.Scenario, strings.Join(Scenarios(), ", "))
+	}
 	db := can.ParseDBC(dbcText)
-	d := &Drive{o: o, model: newModel(o.Seed), phases: plan(o.Duration), total: int(o.Duration / tick), phase: -1}
+	d := &Drive{o: o, model: newModel(o.Seed), phases: plan(parts, o.Duration), faults: slices.Clone(o.Faults), total: int(o.Duration / tick), phase: -1}
+	if o.Scenario == "charging" {
+		d.model.state.charge -= 0.6 // whoever charges comes with less
+	}
 	d.summary.ByMessage = map[string]uint64{}
 	for _, m := range db.Messages {
 		c, err := cycle(db, m)
@@ -170,6 +188,7 @@ func (d *Drive) Next() (e Event, ok bool) {
 // Sent enters an event into the summary: the caller has sent it. A drive that is broken off then tells the truth.
 func (d *Drive) Sent(e *Event) {
 	switch {
+	case e.Frame != nil && e.Frame.Flags&can.FlagError != 0: // made by a controller, not sent by a node
 	case e.Frame != nil:
 		d.summary.Frames++
 		d.summary.ByMessage[e.message]++
@@ -205,7 +224,11 @@ func (d *Drive) advance() {
 	}
 	s := d.model.step(&d.phases[d.phase], at)
 	sent := 0
+	silent := d.change(at)
 	for i := range d.messages {
+		if silent {
+			break
+		}
 		c := &d.messages[i]
 		if d.ticks%c.every != 0 {
 			continue
@@ -216,7 +239,7 @@ func (d *Drive) advance() {
 		sent++
 	}
 	if d.ticks%epochTicks == epochTicks/2 { // not in step with the bus
-		d.queue = append(d.queue, Event{At: at + time.Duration(sent)*slot, Sentences: d.epoch(s, at), Fix: !d.phases[d.phase].tunnel})
+		d.queue = append(d.queue, Event{At: at + time.Duration(sent)*slot, Sentences: d.epoch(s, at), Fix: d.sky(at)})
 	}
 	d.ticks++
 }
@@ -253,6 +276,11 @@ func within(value uint64, ranges []can.MuxRange) bool {
 	return false
 }
 
+// sky says whether the receiver sees it.
+func (d *Drive) sky(at time.Duration) bool {
+	return !d.phases[d.phase].tunnel && d.standing(GPSLoss, at) == nil
+}
+
 // epoch writes what the receiver says of now. In a tunnel it keeps the time and has no position.
 func (d *Drive) epoch(s *state, at time.Duration) []byte {
 	f := gps.Fix{
@@ -260,9 +288,12 @@ func (d *Drive) epoch(s *state, at time.Duration) []byte {
 		Fields: gps.HasTime | gps.HasSatellites | gps.HasQuality,
 		Mode:   gps.ModeNoFix,
 	}
-	if !d.phases[d.phase].tunnel {
+	if d.sky(at) {
 		f.Mode, f.Quality, f.Satellites = gps.Mode3D, gps.QualityGNSS, s.satellites
 		f.Latitude, f.Longitude = gps.NanoDegrees(s.latitude), gps.NanoDegrees(s.longitude)
+		if jump := d.standing(GPSJump, at); jump != nil {
+			f.Latitude += gps.NanoDegrees(jump.Metres / metresPerDegree)
+		}
 		f.Altitude, f.Separation = s.altitude, geoidSeparation
 		f.Speed, f.Track, f.HDOP = s.speed, s.heading, s.dilution
 		f.PDOP, f.VDOP = s.dilution*1.7, s.dilution*1.4

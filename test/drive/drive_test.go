@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,7 @@ func TestDriveIsComplete(t *testing.T) {
 	phases := map[string]int{}
 	phase := ""
 	odometer := 0.0
+	var network []string
 	_, s := whole(t, Options{Seed: 3, Start: start, Duration: 2 * time.Minute}, func(e Event) {
 		switch {
 		case e.Phase != "":
@@ -192,6 +194,8 @@ func TestDriveIsComplete(t *testing.T) {
 					odometer = v
 				}
 			}
+		case e.Network != "":
+			network = append(network, e.Network+" in "+phase)
 		default:
 			sentences += uint64(strings.Count(string(e.Sentences), "\r\n"))
 			valid := bytes.Contains(e.Sentences, []byte(",A,47"))
@@ -212,6 +216,9 @@ func TestDriveIsComplete(t *testing.T) {
 	if phases["tunnel"] != 1 || phases["motorway"] != 2 || phases["city"] != 2 || phases["stop"] != 2 || inTunnel < 15 {
 		t.Errorf("phases %v, %d epochs in the tunnel", phases, inTunnel)
 	}
+	if want := []string{"dead in tunnel", "back in motorway"}; !slices.Equal(network, want) {
+		t.Errorf("the network is %q, want %q", network, want)
+	}
 	for name, want := range map[string][2]float64{ // what a drive must at least span
 		"VehicleSpeed": {0, 100}, "MotorTorque": {-50, 100}, "Gear": {0, 3}, "BrakePressure": {0, 1}, "CellGroup": {0, 1}, "Lights": {1, 2},
 		"ChargeState": {0, 2}, "CellVoltage4": {4.1, 3.4},
@@ -228,7 +235,7 @@ func TestDriveIsComplete(t *testing.T) {
 }
 
 func TestOptionsThatMakeNoDrive(t *testing.T) {
-	for _, o := range []Options{{Start: start, Duration: time.Millisecond}, {Duration: time.Minute}} {
+	for _, o := range []Options{{Start: start, Duration: time.Millisecond}, {Duration: time.Minute}, {Start: start, Duration: time.Minute, Scenario: "moon"}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}

@@ -6,47 +6,6 @@ import (
 	"time"
 )
 
-// phase is a stretch of the drive with one character.
-type phase struct {
-	name     string
-	from, to time.Duration
-	speed    float64 // what the driver aims at, m/s; 0: the car stands
-	wander   float64 // how much that varies, m/s
-	bend     float64 // how fast the road may turn, degrees/m
-	tunnel   bool
-	parked   bool
-}
-
-// plan lays the phases over the duration of a drive.
-func plan(total time.Duration) []phase {
-	parts := []struct {
-		share int // of 100
-		phase phase
-	}{
-		{4, phase{name: "parked", parked: true}},
-		{24, phase{name: "city", speed: 12, wander: 5, bend: 0.5}},
-		{6, phase{name: "stop"}},
-		{20, phase{name: "motorway", speed: 33, wander: 3, bend: 0.02}},
-		{16, phase{name: "tunnel", speed: 25, wander: 1, bend: 0.01, tunnel: true}},
-		{16, phase{name: "motorway", speed: 35, wander: 3, bend: 0.02}},
-		{8, phase{name: "city", speed: 9, wander: 3, bend: 0.5}},
-		{6, phase{name: "stop"}},
-	}
-	var phases []phase
-	share := 0
-	for _, p := range parts {
-		p.phase.from = (total * time.Duration(share) / 100).Truncate(tick)
-		share += p.share
-		p.phase.to = (total * time.Duration(share) / 100).Truncate(tick)
-		phases = append(phases, p.phase)
-	}
-	last := phase{name: "parked", parked: true, from: phases[len(phases)-1].to, to: total}
-	if last.from < total {
-		phases = append(phases, last)
-	}
-	return phases
-}
-
 // The car: a compact one.
 const (
 	mass          = 1620.0 // kg, with driver
@@ -60,6 +19,7 @@ const (
 	maxPower      = 95.0   // kW for acceleration
 	auxiliary     = 0.6    // kW
 	packEnergy    = 52.0   // kWh
+	chargePower   = 48.0   // kW at a charger, up to 80 %
 	cellsInSeries = 96
 	packResist    = 0.08  // ohm
 	packCapacity  = 340e3 // J/K
@@ -88,6 +48,7 @@ type state struct {
 	yawRate, heading                  float64 // degrees/s, degrees
 	latitude, longitude, altitude     float64
 	distance                          float64 // m since the start
+	climbed                           float64 // m, on grades
 	torque, power                     float64 // Nm and kW at the motor; negative: recuperation
 	voltage, current                  float64 // V, A
 	charge                            float64 // of 1
@@ -137,7 +98,7 @@ func (m *model) step(p *phase, at time.Duration) *state {
 		s.dilution = 0.7 + 0.3*m.rng.Float64()
 	}
 	m.move(p, dt)
-	m.energy(dt)
+	m.energy(p, dt)
 	s.gear, s.doorLeft, s.doorRight = 3, 0, 0
 	if p.parked {
 		s.gear = 0
@@ -180,15 +141,16 @@ func (m *model) move(p *phase, dt float64) {
 	sin, cos := math.Sincos(s.heading * math.Pi / 180)
 	s.latitude += travelled * cos / metresPerDegree
 	s.longitude += travelled * sin / (metresPerDegree * math.Cos(s.latitude*math.Pi/180))
-	s.altitude = baseAltitude + 18*math.Sin(s.distance/1400) + 4*math.Sin(s.distance/310)
+	s.climbed += p.grade * travelled
+	s.altitude = baseAltitude + s.climbed + 18*math.Sin(s.distance/1400) + 4*math.Sin(s.distance/310)
 }
 
 // energy is the motor, the brakes and the battery.
-func (m *model) energy(dt float64) {
+func (m *model) energy(p *phase, dt float64) {
 	s := &m.state
 	force := mass * s.acceleration
 	if s.speed > 0 {
-		force += mass*gravity*rolling + 0.5*airDensity*dragArea*s.speed*s.speed
+		force += mass*gravity*rolling + 0.5*airDensity*dragArea*s.speed*s.speed + mass*gravity*p.grade
 	}
 	s.brake, s.accelerator = 0, 0
 	motor := force
@@ -209,6 +171,10 @@ func (m *model) energy(dt float64) {
 	}
 	if s.speed == 0 {
 		s.chargeState = 0
+	}
+	if p.charging && s.speed == 0 && s.charge < 1 {
+		electrical = -chargePower * min(1, max(0.02, (1-s.charge)/0.2)) // constant current, then constant voltage, roughly
+		s.chargeState = 3
 	}
 	s.power = mechanical
 	open := cellsInSeries * s.cellVoltage()
