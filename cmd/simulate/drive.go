@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,11 +22,13 @@ import (
 
 // driveFlags are the flags of drive, as given.
 type driveFlags struct {
-	can, gps, bus, start, dbcOut string
-	duration                     time.Duration
-	speed                        float64
-	seed                         uint64
-	json                         bool
+	can, gps, bus, start, dbcOut  string
+	scenario, link, control, into string
+	faults                        []string
+	duration                      time.Duration
+	speed                         float64
+	seed                          uint64
+	json                          bool
 }
 
 func driveCommand() *cobra.Command {
@@ -39,15 +42,31 @@ An OUT of --can is socketcan:NAME (or just vcan0, can1), or the path of a file o
 An OUT of --gps is pty:LINK, a pseudo-terminal that the symbolic link LINK leads to while the drive lasts, or the path of
 a file or FIFO that gets NMEA sentences; a file begins with a "# Date:" line.
 
-The same --seed, --start and --duration always make the same drive. At the end one line of JSON says what was sent:
+The same --seed, --start, --duration and --scenario always make the same drive.
+
+Faults come by --fault "AT KIND FOR" at their time, or by --control at once, a line each, from a file, a FIFO, or - for
+standard input:
+
+  gps-loss 10s        the receiver has the time and no position
+  gps-jump 10s 5000   its position lies 5,000 m too far north
+  bus-off 5s          the car's controller leaves the bus: an error frame, silence, an error frame
+  dead-zone 30s       nothing passes --link, either way; nor does it in a tunnel
+
+--link 127.0.0.1:1884=127.0.0.1:1883 listens on the first address and passes on to the second, a broker say: give the first
+one to the agent. --record keeps what was sent, beside --can and --gps.
+
+At the end one line of JSON says what was sent:
 counter_first and counter_last are values of DriveCounter.FrameCounter, which counts the frames of its message, so that a
 receiver can prove that none is missing.`,
+		Example: `  waybill-simulate drive --can vcan0 --gps pty:/tmp/gps0
+  waybill-simulate drive --can vcan0 --scenario mountain --duration 10m --fault "30s bus-off 5s" --record drive1
+  echo "dead-zone 20s" > faults.fifo     # of a drive with --control faults.fifo --link 127.0.0.1:1884=127.0.0.1:1883`,
 		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			go func() { <-ctx.Done(); stop() }() // the second signal kills
-			return simulate(ctx, f, cmd.OutOrStdout())
+			return simulate(ctx, f, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
@@ -58,6 +77,11 @@ receiver can prove that none is missing.`,
 	flags.Float64Var(&f.speed, "speed", 1, "times real time; 0: as fast as the files take it")
 	flags.StringVar(&f.start, "start", "", "when the drive begins, RFC 3339 (default: now)")
 	flags.Uint64Var(&f.seed, "seed", 1, "drives with different seeds differ")
+	flags.StringVar(&f.scenario, "scenario", drive.Mixed, "what kind of drive: "+strings.Join(drive.Scenarios(), ", "))
+	flags.StringArrayVar(&f.faults, "fault", nil, `a fault, "AT KIND FOR", such as "20s gps-loss 10s"; may be given several times`)
+	flags.StringVar(&f.control, "control", "", "where faults are read from while it drives")
+	flags.StringVar(&f.link, "link", "", "LISTEN=TARGET: a TCP link that is dead in tunnels and dead zones")
+	flags.StringVar(&f.into, "record", "", "folder for drive.log, drive.nmea, car.dbc and summary.json of what was sent; made new")
 	flags.StringVar(&f.dbcOut, "dbc-out", "", "also write the DBC file here")
 	flags.BoolVar(&f.json, "json", false, "a line of JSON at the beginning of each phase")
 	return cmd
@@ -72,8 +96,8 @@ func (f *driveFlags) check(now time.Time) (start time.Time, err error) {
 		}
 	}
 	switch {
-	case f.can == "" && f.gps == "":
-		return start, errors.New("nothing to do: give --can OUT, --gps OUT, or both")
+	case f.can == "" && f.gps == "" && f.into == "":
+		return start, errors.New("nothing to do: give --can OUT, --gps OUT, --record FOLDER, or several")
 	case f.duration < time.Second || f.duration > 24*time.Hour:
 		return start, fmt.Errorf("--duration: must be between 1s and 24h, got %v", f.duration)
 	case !(f.speed >= 0) || f.speed > 1e6:
@@ -118,12 +142,16 @@ type phaseLine struct {
 }
 
 // simulate drives until the end or until ctx ends; either way the summary tells what was sent.
-func simulate(ctx context.Context, f driveFlags, out io.Writer) error {
+func simulate(ctx context.Context, f driveFlags, in io.Reader, out, errs io.Writer) (err error) {
 	start, err := f.check(time.Now())
 	if err != nil {
 		return cli.UsageError(err)
 	}
-	d, err := drive.New(drive.Options{Seed: f.seed, Start: start, Duration: f.duration})
+	faults, err := parseFaults(f.faults)
+	if err != nil {
+		return cli.UsageError(err)
+	}
+	d, err := drive.New(drive.Options{Seed: f.seed, Start: start, Duration: f.duration, Scenario: f.scenario, Faults: faults})
 	if err != nil {
 		return cli.UsageError(err)
 	}
@@ -132,42 +160,77 @@ func simulate(ctx context.Context, f driveFlags, out io.Writer) error {
 			return err
 		}
 	}
-	bus, err := openBus(ctx, f.can, f.bus)
+	link, err := openLink(f.link)
 	if err != nil {
-		return fmt.Errorf("--can: %w", err)
+		return fmt.Errorf("--link: %w", err)
 	}
-	line, err := openLine(ctx, f.gps, start)
+	defer link.Close()
+	commands, stop, err := openControl(ctx, f.control, in, errs)
 	if err != nil {
-		bus.Close()
-		return fmt.Errorf("--gps: %w", err)
+		return fmt.Errorf("--control: %w", err)
 	}
-	p := &player{drive: d, start: start, speed: f.speed, bus: bus, line: line, phases: f.json, out: json.NewEncoder(out)}
+	defer stop()
+	bus, line, err := f.open(ctx, start)
+	if err != nil {
+		return err
+	}
+	p := &player{drive: d, start: start, speed: f.speed, bus: bus, line: line, link: link, commands: commands, phases: f.json, out: json.NewEncoder(out)}
 	err = p.run(ctx)
 	err = errors.Join(err, bus.Close(), line.Close())
-	s := d.Summary()
-	sum := summary{
-		Summary: true, Seed: f.seed, Start: start, Duration: p.at.Seconds(), Distance: math.Round(s.Distance), Frames: s.Frames, ByMessage: s.ByMessage,
-		CounterFirst: s.FirstCounter, CounterLast: s.LastCounter, Sentences: s.Sentences, Unread: line.Unread(), Epochs: s.Epochs, Fixes: s.Fixes,
-		Tunnels: []interval{},
-	}
-	for _, t := range s.Tunnels {
-		if t.From < p.at {
-			sum.Tunnels = append(sum.Tunnels, interval{start.Add(t.From), start.Add(min(t.To, p.at))})
-		}
+	sum := p.summary(f.seed)
+	if f.into != "" {
+		err = errors.Join(err, writeSummary(f.into, sum))
 	}
 	return errors.Join(err, p.out.Encode(sum))
 }
 
+// open opens what frames and sentences go to.
+func (f *driveFlags) open(ctx context.Context, start time.Time) (bus, line, error) {
+	bus, err := openBus(ctx, f.can, f.bus)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--can: %w", err)
+	}
+	line, err := openLine(ctx, f.gps, start)
+	if err == nil && f.into != "" {
+		recordedBus, recordedLine, err := record(f.into, f.bus, start)
+		if err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("--record: %w", err), bus.Close(), line.Close())
+		}
+		return busTee{bus, recordedBus}, lineTee{line, recordedLine}, nil
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("--gps: %w", err), bus.Close())
+	}
+	return bus, line, nil
+}
+
 // player sends the events of a drive at their time.
 type player struct {
-	drive  *drive.Drive
-	start  time.Time
-	speed  float64
-	bus    bus
-	line   line
-	phases bool
-	out    *json.Encoder
-	at     time.Duration // of the last event
+	drive    *drive.Drive
+	start    time.Time
+	speed    float64
+	bus      bus
+	line     line
+	link     *link
+	commands <-chan drive.Fault
+	phases   bool
+	out      *json.Encoder
+	at       time.Duration // of the last event
+}
+
+func (p *player) summary(seed uint64) summary {
+	s := p.drive.Summary()
+	sum := summary{
+		Summary: true, Seed: seed, Start: p.start, Duration: p.at.Seconds(), Distance: math.Round(s.Distance), Frames: s.Frames, ByMessage: s.ByMessage,
+		CounterFirst: s.FirstCounter, CounterLast: s.LastCounter, Sentences: s.Sentences, Unread: p.line.Unread(), Epochs: s.Epochs, Fixes: s.Fixes,
+		Tunnels: []interval{},
+	}
+	for _, t := range s.Tunnels {
+		if t.From < p.at {
+			sum.Tunnels = append(sum.Tunnels, interval{p.start.Add(t.From), p.start.Add(min(t.To, p.at))})
+		}
+	}
+	return sum
 }
 
 func (p *player) run(ctx context.Context) error {
@@ -175,6 +238,11 @@ func (p *player) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
+		select {
+		case f := <-p.commands:
+			p.drive.Inject(f)
+		default:
+		}
 		e, ok := p.drive.Next()
 		if !ok {
 			return nil
@@ -214,6 +282,8 @@ func (p *player) send(ctx context.Context, e drive.Event) error {
 		if err := p.line.Send(e.Sentences); err != nil {
 			return fmt.Errorf("--gps: %w", err)
 		}
+	case e.Network != "":
+		p.link.dead(e.Network == "dead")
 	case p.phases:
 		if err := p.flush(); err != nil {
 			return err

@@ -127,7 +127,7 @@ func TestDriveOntoAPTY(t *testing.T) {
 	defer cancel()
 	lines := readPTY(t, ctx, link)
 	var out bytes.Buffer
-	if err := simulate(ctx, driveFlags{can: log, gps: "pty:" + link, bus: "can0", duration: 10 * time.Second, speed: 20, seed: 5}, &out); err != nil {
+	if err := simulate(ctx, driveFlags{can: log, gps: "pty:" + link, bus: "can0", duration: 10 * time.Second, speed: 20, seed: 5}, strings.NewReader(""), &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(link); !os.IsNotExist(err) {
@@ -224,7 +224,7 @@ func TestDriveIntoAFIFO(t *testing.T) {
 		count <- bytes.Count(text, []byte("\n"))
 	}()
 	var out bytes.Buffer
-	if err := simulate(context.Background(), driveFlags{can: fifo, bus: "can0", duration: 5 * time.Second, seed: 5}, &out); err != nil {
+	if err := simulate(context.Background(), driveFlags{can: fifo, bus: "can0", duration: 5 * time.Second, seed: 5}, strings.NewReader(""), &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if n, s := <-count, lastSummary(t, out.String()); uint64(n) != s.Frames || s.Epochs != 5 {
@@ -239,7 +239,7 @@ func TestStoppedDriveCountsWhatItSent(t *testing.T) {
 	var out bytes.Buffer
 	done := make(chan error)
 	go func() {
-		done <- simulate(ctx, driveFlags{can: log, bus: "can0", duration: time.Hour, speed: 50, seed: 1}, &out)
+		done <- simulate(ctx, driveFlags{can: log, bus: "can0", duration: time.Hour, speed: 50, seed: 1}, strings.NewReader(""), &out, io.Discard)
 	}()
 	for {
 		if info, err := os.Stat(log); err == nil && info.Size() > 10_000 {
@@ -257,14 +257,31 @@ func TestStoppedDriveCountsWhatItSent(t *testing.T) {
 	}
 }
 
-// The bytes are those of struct can_frame, as linux/can.h lays it out.
+// The bytes are those of struct can_frame and struct canfd_frame, as linux/can.h lays them out.
 func TestKernelFrame(t *testing.T) {
-	f := can.Frame{ID: 0x18FF4A10, Len: 3, Flags: can.FlagExtended}
-	copy(f.Data[:], []byte{1, 2, 3, 99})
-	want := [16]byte{4: 3, 8: 1, 9: 2, 10: 3}
-	binary.NativeEndian.PutUint32(want[:], 0x80000000|0x18FF4A10) // CAN_EFF_FLAG
-	if got := kernelFrame(&f); got != want {
-		t.Errorf("% x, want % x", got, want)
+	id := func(b [72]byte, id uint32) [72]byte {
+		binary.NativeEndian.PutUint32(b[:], id)
+		return b
+	}
+	data := [8]byte{1, 2, 3, 99}
+	for name, c := range map[string]struct {
+		frame can.Frame
+		want  [72]byte
+		bytes int
+	}{
+		"extended": {can.Frame{ID: 0x18FF4A10, Len: 3, Flags: can.FlagExtended}, id([72]byte{4: 3, 8: 1, 9: 2, 10: 3}, 0x98FF4A10), 16}, // CAN_EFF_FLAG
+		"remote":   {can.Frame{ID: 0x123, Len: 3, Flags: can.FlagRemote}, id([72]byte{4: 3}, 0x40000123), 16},                           // CAN_RTR_FLAG
+		"error":    {can.Frame{ID: 0x40, Len: 3, Flags: can.FlagError}, id([72]byte{4: 3, 8: 1, 9: 2, 10: 3}, 0x20000040), 16},          // CAN_ERR_FLAG
+		"FD":       {can.Frame{ID: 0x123, Len: 3, Flags: can.FlagFD | can.FlagBRS}, id([72]byte{4: 3, 5: 5, 8: 1, 9: 2, 10: 3}, 0x123), 72},
+	} {
+		copy(c.frame.Data[:], data[:])
+		var buffer [72]byte
+		for i := range buffer {
+			buffer[i] = 0xEE // of the frame before
+		}
+		if got := kernelFrame(&buffer, &c.frame); !bytes.Equal(got, c.want[:c.bytes]) {
+			t.Errorf("%s: % x, want % x", name, got, c.want[:c.bytes])
+		}
 	}
 }
 
@@ -273,6 +290,9 @@ func TestUsage(t *testing.T) {
 		{"drive"}, {"drive", "--can", "a", "--duration", "1ms"}, {"drive", "--can", "vcan0", "--speed", "0"}, {"drive", "--can", "x", "--start", "today"},
 		{"drive", "extra"}, {"nonsense"}, {"drive", "--nonsense"}, {"drive", "--gps", "pty:x", "--speed", "0"}, {"drive", "--can", "a", "--speed", "NaN"},
 		{"drive", "--can", "a", "--start", "0001-01-01T00:00:00Z"},
+		{"drive", "--can", "a", "--scenario", "moon"}, {"drive", "--can", "a", "--fault", "bus-off 5s"}, {"drive", "--can", "a", "--fault", "5s flood 5s"},
+		{"replay"}, {"replay", "x", "--onto", "can0"}, {"replay", "x", "--speed", "-1"}, {"replay", "-", "--loops", "0"},
+		{"fleet"}, {"fleet", "--broker", "mqtt://192.0.2.1:1883"}, {"fleet", "--broker", "mqtt://127.0.0.1:1", "--vehicles", "0"},
 	} {
 		if text, code := run(t, args...); code != cli.Usage {
 			t.Errorf("%v: exit code %d, want %d: %s", args, code, cli.Usage, text)

@@ -17,7 +17,7 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	return cli.Group("waybill-simulate", "A simulated vehicle for the bench",
-		driveCommand(), dbcCommand())
+		driveCommand(), replayCommand(), fleetCommand(), dbcCommand())
 }
 
 func dbcCommand() *cobra.Command {

@@ -137,8 +137,9 @@ func (quiet) Unread() uint64    { return 0 }
 
 // socketBus sends to a CAN interface.
 type socketBus struct {
-	fd   int
-	name string
+	fd    int
+	name  string
+	frame [canFDFrame]byte
 }
 
 // socketRetry is how long a frame waits when the interface's queue is full.
@@ -162,6 +163,8 @@ func openSocket(name string) (*socketBus, error) {
 		b.Close()
 		return nil, fmt.Errorf("interface %s: %w", name, os.NewSyscallError("setsockopt", err))
 	}
+	// CAN FD is for interfaces that have it; where one has not, sending such a frame says so.
+	_ = unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FD_FRAMES, 1)
 	if err := unix.Bind(fd, &unix.SockaddrCAN{Ifindex: nic.Index}); err != nil {
 		b.Close()
 		return nil, fmt.Errorf("interface %s: %w", name, os.NewSyscallError("bind", err))
@@ -170,9 +173,9 @@ func openSocket(name string) (*socketBus, error) {
 }
 
 func (b *socketBus) Send(ctx context.Context, _ time.Time, f *can.Frame) error {
-	frame := kernelFrame(f)
+	frame := kernelFrame(&b.frame, f)
 	for began := time.Now(); ; {
-		_, err := unix.Write(b.fd, frame[:])
+		_, err := unix.Write(b.fd, frame)
 		switch {
 		case err == nil:
 			return nil

@@ -50,6 +50,7 @@ type Event struct {
 	Frame     *can.Frame    // valid until the next call of Next; Time is not set
 	Sentences []byte        // likewise: the sentences of one epoch, each with CR LF
 	Fix       bool          // with Sentences: they have a position
+	Place     gps.Fix       // with Sentences: what they say; Boot is not set
 	Phase     string        // a phase begins
 	Network   string        // "dead": in a tunnel or a dead zone; "back"
 
@@ -239,7 +240,8 @@ func (d *Drive) advance() {
 		sent++
 	}
 	if d.ticks%epochTicks == epochTicks/2 { // not in step with the bus
-		d.queue = append(d.queue, Event{At: at + time.Duration(sent)*slot, Sentences: d.epoch(s, at), Fix: d.sky(at)})
+		fix := d.fix(s, at)
+		d.queue = append(d.queue, Event{At: at + time.Duration(sent)*slot, Sentences: d.epoch(fix), Fix: d.sky(at), Place: fix})
 	}
 	d.ticks++
 }
@@ -281,8 +283,8 @@ func (d *Drive) sky(at time.Duration) bool {
 	return !d.phases[d.phase].tunnel && d.standing(GPSLoss, at) == nil
 }
 
-// epoch writes what the receiver says of now. In a tunnel it keeps the time and has no position.
-func (d *Drive) epoch(s *state, at time.Duration) []byte {
+// fix is what the receiver knows now. In a tunnel it keeps the time and has no position.
+func (d *Drive) fix(s *state, at time.Duration) gps.Fix {
 	f := gps.Fix{
 		Time:   d.o.Start.Add(at).UnixNano(),
 		Fields: gps.HasTime | gps.HasSatellites | gps.HasQuality,
@@ -299,6 +301,11 @@ func (d *Drive) epoch(s *state, at time.Duration) []byte {
 		f.PDOP, f.VDOP = s.dilution*1.7, s.dilution*1.4
 		f.Fields |= gps.HasPosition | gps.HasAltitude | gps.HasSeparation | gps.HasSpeed | gps.HasTrack | gps.HasHDOP | gps.HasPDOP | gps.HasVDOP
 	}
+	return f
+}
+
+// epoch writes it.
+func (d *Drive) epoch(f gps.Fix) []byte {
 	d.text = gps.AppendGGA(d.text[:0], f)
 	d.text = gps.AppendGSA(d.text, f)
 	d.text = gps.AppendRMC(d.text, f)

@@ -38,8 +38,11 @@ type Proxy struct {
 }
 
 // NewProxy listens on a free loopback port and passes on to target.
-func NewProxy(target string) (*Proxy, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func NewProxy(target string) (*Proxy, error) { return NewProxyAt("127.0.0.1:0", target) }
+
+// NewProxyAt listens on an address of one's own.
+func NewProxyAt(listen, target string) (*Proxy, error) {
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return nil, fmt.Errorf("test proxy: %w", err)
 	}
