@@ -59,8 +59,8 @@ func TestScenarios(t *testing.T) {
 		if s.LastCounter != 12000 || s.Epochs != 120 {
 			t.Errorf("%s: %d counted, %d epochs", name, s.LastCounter, s.Epochs)
 		}
-		if first, last := x.series["Gear"][0], x.series["Gear"][len(x.series["Gear"])-1]; first != 0 || name != "mixed" && last != 0 && x.series["VehicleSpeed"][len(x.series["VehicleSpeed"])-1] > 1 {
-			t.Errorf("%s begins in gear %v and ends in %v", name, first, last)
+		if gear := x.series["Gear"][0]; gear != 0 {
+			t.Errorf("%s begins in gear %v", name, gear)
 		}
 	}
 	of := func(name, signal string) []float64 { return drives[name].series[signal] }
