@@ -119,7 +119,7 @@ func (u *updater) readings() (conditions.Readings, int64) {
 		Speed: values[readSpeed], Odometer: values[readOdometer], Gear: values[readGear], Handbrake: values[readHandbrake],
 		Ignition: values[readIgnition], SoC: values[readSoC], Volts: values[readBattery], Ambient: values[readAmbient],
 	}
-	if doubt < clock.Unbounded {
+	if doubt < clock.Unbounded && unix != 0 {
 		r.Time = conditions.Time{Wall: time.Unix(0, unix), Trusted: true, Uncertainty: time.Duration(min(doubt, math.MaxInt64))}
 	}
 	if p := u.settings.Power; p != nil && u.set.Signals[readIgnition] == "" {

@@ -65,7 +65,9 @@ func TestAgentFollowsTheDirector(t *testing.T) {
 		}
 	}
 	b.campaign("1.4", 5)
-	b.until("1.4 installed", func() bool { return b.outcome("1.4") == telemetrypb.UpdateInstalled || b.outcome("1.4") == telemetrypb.UpdateCommitted })
+	b.until("1.4 installed", func() bool {
+		return b.outcome("1.4") == telemetrypb.UpdateInstalled || b.outcome("1.4") == telemetrypb.UpdateCommitted
+	})
 	b.until("1.4 committed", func() bool { return b.outcome("1.4") == telemetrypb.UpdateCommitted })
 	stop()
 	st := b.status()
@@ -99,7 +101,9 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func (b *bench) path(name ...string) string { return filepath.Join(append([]string{b.dir}, name...)...) }
+func (b *bench) path(name ...string) string {
+	return filepath.Join(append([]string{b.dir}, name...)...)
+}
 
 // build makes a program of ours; variables are names and values of main or firmware.
 func (b *bench) build(name, pkg string, variables ...string) {
@@ -135,7 +139,10 @@ func (b *bench) run(name string, args ...string) []byte {
 	return out
 }
 
-func (b *bench) ota(args ...string) { b.t.Helper(); b.t.Logf("%s", b.run("fleet", append([]string{"ota"}, args...)...)) }
+func (b *bench) ota(args ...string) {
+	b.t.Helper()
+	b.t.Logf("%s", b.run("fleet", append([]string{"ota"}, args...)...))
+}
 
 // start runs a program in the background, with its words in NAME.log.
 func (b *bench) start(name string, env []string, args ...string) *exec.Cmd {
