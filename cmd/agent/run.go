@@ -160,8 +160,8 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 	return err
 }
 
-// runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to. told says that it
-// ends because ctx did.
+// runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to. told
+// says that it ends because ctx did.
 func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err error) {
 	var (
 		failed       = make(chan error, len(readers)+16)
@@ -246,8 +246,8 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 	}
 }
 
-// drain delivers what is queued: without a bound after a replay, which has all the time there is, else, or in a hurry, for at
-// most the configured time.
+// drain delivers what is queued: without a bound after a replay, which has all the time there is, else, or in a hurry, for
+// at most the configured time.
 func (a *agent) drain(ctx context.Context, hurry bool) {
 	bound := ctx
 	if hurry || !a.replaysOnly() || ctx.Err() != nil {

@@ -80,7 +80,8 @@ func (a *agent) openUpdate() error {
 	}
 	if u.running == "" {
 		u.enter(updateRefused)
-		a.log.Error("updates are refused: waybill-launcher did not start this agent, so nothing could take a bad version back; start it by the launcher (docs/OTA.md)",
+		a.log.Error("updates are refused: waybill-launcher did not start this agent, so nothing could take a bad version back; "+
+			"start it by the launcher (docs/OTA.md)",
 			"slots", s.Slots)
 		return nil
 	}
@@ -158,7 +159,8 @@ func (u *updater) run(ctx context.Context) error {
 			return nil
 		}
 		u.enter(updateFails)
-		u.alarms.Raise(alarmUpdate, fmt.Sprintf("updates do not go on: %v; look at %s and at the disk that it is on", err, u.set.Slots))
+		u.alarms.Raise(alarmUpdate,
+			fmt.Sprintf("updates do not go on: %v; look at %s and at the disk that it is on", err, u.set.Slots))
 		if !sleep(ctx, updateRetry) {
 			return nil
 		}
@@ -244,7 +246,9 @@ func (u *updater) resolve(ctx context.Context) (trust.Bundle, error) {
 }
 
 func (u *updater) openRepos() (*trust.Vehicle, error) {
-	reference, err := trust.OpenReference(trust.ReferenceOptions{Path: u.path("time"), Built: firmware.Current().Built, Clock: u.vouchedTime, Logger: u.log})
+	reference, err := trust.OpenReference(trust.ReferenceOptions{
+		Path: u.path("time"), Built: firmware.Current().Built, Clock: u.vouchedTime, Logger: u.log,
+	})
 	if err != nil {
 		return nil, err
 	}

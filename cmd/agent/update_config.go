@@ -96,7 +96,8 @@ func (c *checker) update(s *settings) {
 	at := func(key ...any) []any { return append([]any{"update"}, key...) }
 	u := &updateSettings{
 		ECU: raw.ECU, Hardware: orDefault(raw.Hardware, firmware.Current().Hardware),
-		DirectorRoot: c.rootFile(raw.Roots.Director, at("roots", "director")...), ImagesRoot: c.rootFile(raw.Roots.Images, at("roots", "images")...),
+		DirectorRoot: c.rootFile(raw.Roots.Director, at("roots", "director")...),
+		ImagesRoot:   c.rootFile(raw.Roots.Images, at("roots", "images")...),
 		CA: c.path(raw.CA), Slots: c.path(orDefault(raw.Slots, orDefault(os.Getenv("WAYBILL_FIRMWARE_DIR"), slots.DefaultDir))),
 		Poll: c.duration(raw.Poll, time.Hour, time.Second, 7*24*time.Hour, at("poll")...), WiFi: raw.WiFi,
 		Conditions: conditions.Options{
@@ -116,7 +117,8 @@ func (c *checker) update(s *settings) {
 	// A look at the conditions and at the health is worth little less often than what it is to see.
 	u.Look = max(min(5*time.Second, u.Probation.Healthy/4, u.Probation.SourceGrace/4, u.Conditions.Hold/2), 250*time.Millisecond)
 	if u.ECU == "" {
-		c.fail("want the id by which the director knows this unit, such as agent; `waybill-fleet ota init --line LINE=ID:HARDWARE` gave it", at("ecu")...)
+		c.fail("want the id by which the director knows this unit, such as agent; `waybill-fleet ota init --line LINE=ID:HARDWARE` gave it",
+			at("ecu")...)
 	}
 	if s.LogTime {
 		c.fail("is for vehicles: a replay with its own time is none; set time: receipt, or leave update: out", at()...)
@@ -170,18 +172,20 @@ func (c *checker) updateConsent(raw *updateConfig, u *updateSettings) {
 
 // bases checks the addresses of mirrors and fills in who this vehicle is.
 func (c *checker) bases(list []string, s *settings, cohort, key string) (out []string) {
-	if len(list) == 0 && key != "targets" {
-		c.fail(fmt.Sprintf("want the addresses of the %s, https://…/", map[string]string{"director": "director", "images": "image repository"}[key]), "update", key)
+	if what := map[string]string{"director": "director", "images": "image repository"}[key]; len(list) == 0 && what != "" {
+		c.fail(fmt.Sprintf("want the addresses of the %s, https://…/", what), "update", key)
 	}
 	number, err := strconv.Atoi(orDefault(cohort, "0"))
 	switch {
 	case err != nil || number < 0 || number >= telemetrypb.Cohorts:
-		c.fail(fmt.Sprintf("want a number from 0 to %d, got %q; left out it comes from the device's id", telemetrypb.Cohorts-1, cohort), "update", "cohort")
+		c.fail(fmt.Sprintf("want a number from 0 to %d, got %q; left out it comes from the device's id", telemetrypb.Cohorts-1, cohort),
+			"update", "cohort")
 	case cohort == "":
 		number = telemetrypb.Cohort(s.Tenant, s.Device)
 	}
+	names := strings.NewReplacer("{device}", url.PathEscape(s.Device), "{tenant}", url.PathEscape(s.Tenant), "{cohort}", strconv.Itoa(number))
 	for i, text := range list {
-		base := strings.NewReplacer("{device}", url.PathEscape(s.Device), "{tenant}", url.PathEscape(s.Tenant), "{cohort}", strconv.Itoa(number)).Replace(text)
+		base := names.Replace(text)
 		if !strings.HasSuffix(base, "/") {
 			base += "/"
 		}

@@ -117,8 +117,8 @@ func (b *busHealth) look(standing map[string]string) probation.Source {
 }
 
 // traffic is how many frames the kernel has for this reader: those that passed its filters (/proc/net/can, in
-// Documentation/networking/can.rst), or all of the interface where it has none. Frames that nobody asked for are no sign of a deaf
-// reader: a parked vehicle's network management goes on for minutes.
+// Documentation/networking/can.rst), or all of the interface where it has none. Frames that nobody asked for are no sign of
+// a deaf reader: a parked vehicle's network management goes on for minutes.
 func (b *busHealth) traffic() uint64 {
 	if b.bus.Replay != nil {
 		return 0
@@ -136,7 +136,8 @@ func (b *busHealth) traffic() uint64 {
 	return sum
 }
 
-// matches adds up what the filters of an interface let through: device, can_id, can_mask, function, userdata, matches, ident.
+// matches adds up what the filters of an interface let through: device, can_id, can_mask, function, userdata, matches,
+// ident.
 func matches(text []byte, device string) (sum uint64) {
 	for line := range bytes.Lines(text) {
 		f := strings.Fields(string(line))
@@ -226,8 +227,8 @@ func anonBytes(file string) int64 {
 	return 0
 }
 
-// reach tries the broker without the uplink, in the background: one that answers an uplink that gets nowhere is a broken uplink; a dead
-// network is none.
+// reach tries the broker without the uplink, in the background: one that answers an uplink that gets nowhere is a broken
+// uplink; a dead network is none.
 type reach struct {
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	addr  string
@@ -243,7 +244,9 @@ type reach struct {
 func newReach(broker *url.URL, serverName string, dial func(context.Context, string, string) (net.Conn, error)) *reach {
 	port := broker.Port()
 	if port == "" {
-		port = map[string]string{"tcp": "1883", "mqtt": "1883", "ssl": "8883", "tls": "8883", "mqtts": "8883", "ws": "80", "wss": "443"}[broker.Scheme]
+		port = map[string]string{
+			"tcp": "1883", "mqtt": "1883", "ssl": "8883", "tls": "8883", "mqtts": "8883", "ws": "80", "wss": "443",
+		}[broker.Scheme]
 	}
 	r := &reach{dial: dial, addr: net.JoinHostPort(broker.Hostname(), port)}
 	if secure(broker) {
@@ -274,13 +277,15 @@ func (r *reach) try(ctx context.Context) probation.Reach {
 	if r.name == "" {
 		return probation.ReachBroker
 	}
-	// Nothing is believed of who answers, so nothing is verified: whether this version verifies well is what is on trial. A network with a
-	// login page answers too, by another name.
+	// Nothing is believed of who answers, so nothing is verified: whether this version verifies well is what is on trial. A
+	// network with a login page answers too, by another name.
 	named := false
-	_ = tls.Client(conn, &tls.Config{ServerName: r.name, InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error { //nolint:gosec // see above
+	config := &tls.Config{ServerName: r.name, InsecureSkipVerify: true} //nolint:gosec // see above
+	config.VerifyConnection = func(s tls.ConnectionState) error {
 		named = s.PeerCertificates[0].VerifyHostname(r.name) == nil
 		return nil
-	}}).HandshakeContext(ctx) // it may want a certificate of ours; its own has come by then
+	}
+	_ = tls.Client(conn, config).HandshakeContext(ctx) // it may want a certificate of ours; its own has come by then
 	if named {
 		return probation.ReachBroker
 	}

@@ -32,7 +32,8 @@ func sha256Hex(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Frames of the bus reach the readings with their time, in the units of conditions; nothing is allocated, and what is old is not met.
+// Frames of the bus reach the readings with their time, in the units of conditions; nothing is allocated, and what is old is
+// not met.
 func TestUpdateReadings(t *testing.T) {
 	file := updating(t, "power: {ignition: {file: ignition}}\nupdate:\n  ecu: agent\n  signals: {speed: can0.Motion.VehicleSpeed, battery: can0.Body.Supply, ambient: can0.Climate.Outside}\n"+updateRoots)
 	ignition := filepath.Join(filepath.Dir(file), "ignition")
@@ -224,7 +225,8 @@ func TestReachOfABroker(t *testing.T) {
 	}
 }
 
-// Mirrors are asked with the vehicle's certificate, believed by the CA of the configuration, and an order for Wi-Fi waits for it.
+// Mirrors are asked with the vehicle's certificate, believed by the CA of the configuration, and an order for Wi-Fi waits
+// for it.
 func TestUpdateClient(t *testing.T) {
 	authority := certs.NewAuthority(t, "the OEM's")
 	var resumed []bool

@@ -27,8 +27,8 @@ const (
 	wayTimeout = 2 * time.Second
 )
 
-// updateClient fetches metadata and images by the links, the proxy and the client certificate of the uplink. It is safe for use from
-// several goroutines.
+// updateClient fetches metadata and images by the links, the proxy and the client certificate of the uplink. It is safe for
+// use from several goroutines.
 type updateClient struct {
 	links    *network.Links
 	creds    *credential.Store

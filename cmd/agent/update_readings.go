@@ -30,7 +30,8 @@ const (
 // readingKeys are their keys under update.signals.
 var readingKeys = [readingCount]string{"speed", "ignition", "gear", "handbrake", "odometer", "soc", "battery", "ambient"}
 
-// units are the factors and offsets to what conditions are in: km/h, km, V, °C. A unit that is not here is taken for that one.
+// units are the factors and offsets to what conditions are in: km/h, km, V, °C. A unit that is not here is taken for that
+// one.
 var units = map[reading]map[string][2]float64{
 	readSpeed:    {"m/s": {3.6, 0}, "mph": {1.609344, 0}, "MPH": {1.609344, 0}},
 	readOdometer: {"m": {0.001, 0}, "mi": {1.609344, 0}, "mile": {1.609344, 0}, "miles": {1.609344, 0}},
@@ -38,8 +39,8 @@ var units = map[reading]map[string][2]float64{
 	readAmbient:  {"°F": {5. / 9, -160. / 9}, "degF": {5. / 9, -160. / 9}, "F": {5. / 9, -160. / 9}, "K": {1, -273.15}},
 }
 
-// latest keeps the newest reading of each signal. It is safe for use from several goroutines; take is called for each frame that
-// carries one, and allocates nothing.
+// latest keeps the newest reading of each signal. It is safe for use from several goroutines; take is called for each frame
+// that carries one, and allocates nothing.
 type latest struct {
 	mu     sync.Mutex
 	values [readingCount]conditions.Reading // guarded by mu
@@ -130,8 +131,8 @@ func (u *updater) readings() (conditions.Readings, int64) {
 	return r, now
 }
 
-// switchedOn is the ignition by the line or the file of power.ignition, which always tell. What cannot be read counts as on there, so
-// that no data stays in the vehicle; here it is not known.
+// switchedOn is the ignition by the line or the file of power.ignition, which always tell. What cannot be read counts as on
+// there, so that no data stays in the vehicle; here it is not known.
 func (u *updater) switchedOn(p *powerSettings) (on, known bool) {
 	switch {
 	case p.File != "":

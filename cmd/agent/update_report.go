@@ -15,7 +15,8 @@ import (
 // maxTold is of how many updates it is known what was told.
 const maxTold = 32
 
-// outcomes puts what became of updates into the control lane, each once: it notes what was told. It belongs to one goroutine.
+// outcomes puts what became of updates into the control lane, each once: it notes what was told. It belongs to one
+// goroutine.
 type outcomes struct {
 	path   string
 	emit   func(*telemetrypb.CommandResult)

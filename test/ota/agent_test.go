@@ -16,9 +16,9 @@ const startTimeout = 10 * time.Second
 // patience is for what has to come about on a slow machine.
 const patience = 3 * time.Minute
 
-// TestAgentFollowsTheDirector runs the real programs: launcher, agent, store and the OEM's tool. A vehicle that drives waits; parked it
-// takes a version that crashes, one that hangs and one that cannot read its receiver, goes back each time by itself, says why, and tries none of
-// them again; then it keeps one that works. The store has one outcome of each.
+// TestAgentFollowsTheDirector runs the real programs: launcher, agent, store and the OEM's tool. A vehicle that drives
+// waits; parked it takes a version that crashes, one that hangs and one that cannot read its receiver, goes back each time
+// by itself, says why, and tries none of them again; then it keeps one that works. The store has one outcome of each.
 func TestAgentFollowsTheDirector(t *testing.T) {
 	b := newBench(t)
 	b.build("agent-1.0", "./cmd/agent", "version", "1.0")

@@ -109,7 +109,8 @@ func (b *bench) serve() {
 	must(b.t, err)
 	b.broker = l.Addr().String()
 	must(b.t, l.Close())
-	fleet := b.start("fleet", nil, "serve", "--embedded-broker", b.broker, "--broker", "tcp://"+b.broker, "--insecure", "--db", b.path("fleet.db"), "--every", "1h")
+	fleet := b.start("fleet", nil, "serve", "--embedded-broker", b.broker, "--broker", "tcp://"+b.broker, "--insecure",
+		"--db", b.path("fleet.db"), "--every", "1h")
 	b.t.Cleanup(func() { _ = fleet.Process.Kill(); _ = fleet.Wait() })
 	b.host = httptest.NewServer(http.FileServer(http.Dir(b.path("oem", "public"))))
 	b.t.Cleanup(b.host.Close)
@@ -194,7 +195,8 @@ func sentence(now time.Time) string {
 	return fmt.Sprintf("$%s*%02X\r\n", text, sum)
 }
 
-// supervise is what systemd does: it starts the launcher again whenever it ends, and ends what is not ready in time. stop ends it in order.
+// supervise is what systemd does: it starts the launcher again whenever it ends, and ends what is not ready in time. stop
+// ends it in order.
 func (b *bench) supervise() (stop func()) {
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: b.path("notify"), Net: "unixgram"})
 	must(b.t, err)
@@ -220,7 +222,7 @@ func (b *bench) supervise() (stop func()) {
 				<-ready
 			}
 			agent := b.start("launcher", []string{"NOTIFY_SOCKET=" + b.path("notify")}, "run", "-c", b.path("vehicle", "agent.yaml"))
-			ended := make(chan error, 1)
+			ended, hung := make(chan error, 1), false
 			go func() { ended <- agent.Wait() }()
 			select {
 			case <-ready:
@@ -228,11 +230,15 @@ func (b *bench) supervise() (stop func()) {
 				b.count()
 				continue
 			case <-time.After(startTimeout):
+				hung = true
 				_ = agent.Process.Kill()
 			}
 			b.count()
 			select {
-			case <-ended:
+			case err := <-ended:
+				if err != nil && !hung {
+					b.t.Errorf("it came up, and ended with %v", err)
+				}
 			case <-ctx.Done():
 				_ = agent.Process.Signal(syscall.SIGTERM)
 				select {
@@ -301,9 +307,9 @@ func (b *bench) rejection(version string) string {
 // campaign publishes a version and offers it to all; what was offered before is over.
 func (b *bench) campaign(version string, release int) {
 	b.t.Helper()
-	key := b.path("oem", "keys", "team-"+strings.Replace(hardware, "/", "-", 1), "team-"+strings.Replace(hardware, "/", "-", 1)+".keys")
-	b.ota("publish", "--dir", b.path("oem"), b.path("agent-"+version), "--name", "agent", "--hardware", hardware, "--version", version,
-		"--release-counter", fmt.Sprint(release), "--key", key)
+	team := strings.Replace(hardware, "/", "-", 1)
+	b.ota("publish", "--dir", b.path("oem"), b.path("agent-"+version), "--name", "agent", "--hardware", hardware,
+		"--version", version, "--release-counter", fmt.Sprint(release), "--key", b.path("oem", "keys", "team-"+team, "team-"+team+".keys"))
 	spec := b.path("campaign.yaml")
 	must(b.t, os.WriteFile(spec, fmt.Appendf(nil, `
 id: to-%[1]s
@@ -311,7 +317,7 @@ images: [{name: %[2]s/agent-%[1]s, hardware: %[3]s}]
 conditions: {parked: true, ignition: "off"}
 stages: [{percent: 100}]
 stop: {rolled_back: 100}
-`, version, strings.Replace(hardware, "/", "-", 1), hardware), 0o600))
+`, version, team, hardware), 0o600))
 	b.ota("campaign", "create", "--dir", b.path("oem"), spec)
 	b.ota("campaign", "advance", "--dir", b.path("oem"), "to-"+version)
 }

@@ -22,8 +22,8 @@ func (l *Links) Aside(ctx context.Context, network, addr string) (net.Conn, erro
 	return nil, errors.Join(failed...)
 }
 
-// Way is the interface over which Aside would lead to addr now. Where the routes decide, they are asked; nothing is sent but perhaps
-// a question for the name.
+// Way is the interface over which Aside would lead to addr now. Where the routes decide, they are asked; nothing is sent but
+// perhaps a question for the name.
 func (l *Links) Way(ctx context.Context, addr string) (string, error) {
 	ways, err := l.ways()
 	if len(ways) == 0 {

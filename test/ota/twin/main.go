@@ -1,4 +1,5 @@
-// Command twin is an agent that fails, as the tests of updates need one: it crashes as it starts, hangs, or cannot read its receiver.
+// Command twin is an agent that fails, as the tests of updates need one: it crashes as it starts, hangs, or cannot read its
+// receiver.
 package main
 
 import (
