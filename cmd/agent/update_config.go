@@ -98,8 +98,9 @@ func (c *checker) update(s *settings) {
 		ECU: raw.ECU, Hardware: orDefault(raw.Hardware, firmware.Current().Hardware),
 		DirectorRoot: c.rootFile(raw.Roots.Director, at("roots", "director")...),
 		ImagesRoot:   c.rootFile(raw.Roots.Images, at("roots", "images")...),
-		CA: c.path(raw.CA), Slots: c.path(orDefault(raw.Slots, orDefault(os.Getenv("WAYBILL_FIRMWARE_DIR"), slots.DefaultDir))),
-		Poll: c.duration(raw.Poll, time.Hour, time.Second, 7*24*time.Hour, at("poll")...), WiFi: raw.WiFi,
+		CA:           c.path(raw.CA),
+		Slots:        c.path(orDefault(raw.Slots, orDefault(os.Getenv("WAYBILL_FIRMWARE_DIR"), slots.DefaultDir))),
+		Poll:         c.duration(raw.Poll, time.Hour, time.Second, 7*24*time.Hour, at("poll")...), WiFi: raw.WiFi,
 		Conditions: conditions.Options{
 			GearPark:    raw.Parked.Gear,
 			Hold:        c.duration(raw.Parked.Hold, 30*time.Second, time.Second, time.Hour, at("parked", "hold")...),
@@ -110,7 +111,7 @@ func (c *checker) update(s *settings) {
 			SourceGrace: c.duration(raw.Probation.Source, 2*time.Minute, time.Second, 24*time.Hour, at("probation", "source")...),
 			BrokerGrace: c.duration(raw.Probation.Broker, 15*time.Minute, time.Second, 24*time.Hour, at("probation", "broker")...),
 			Longest:     c.duration(raw.Probation.Limit, 24*time.Hour, time.Second, 30*24*time.Hour, at("probation", "limit")...),
-			MemoryCap:   c.size(raw.Probation.Memory, 128<<20, 16<<20, 4<<30, at("probation", "memory")...),
+			MemoryCap:   c.size(raw.Probation.Memory, 128<<20+s.Queue.Memory, 16<<20, 4<<30, at("probation", "memory")...),
 		},
 	}
 	s.Update = u
