@@ -16,6 +16,9 @@ type busCounts struct {
 	past   can.ReaderStats
 	reader *can.Reader // nil: none is open
 
+	replayed atomic.Uint64 // frames of a log
+	filtered atomic.Bool   // the kernel lets only some through
+
 	short atomic.Uint64 // frames shorter than the DBC file says; Plan.Counters.Short is emptied into it and the ledger
 }
 
@@ -29,6 +32,12 @@ func (b *busCounts) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.past, b.reader = b.sumLocked(), nil
+}
+
+func (b *busCounts) isOpen() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reader != nil
 }
 
 func (b *busCounts) stats() can.ReaderStats {

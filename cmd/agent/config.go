@@ -28,6 +28,7 @@ type config struct {
 
 	Commands commandsConfig `yaml:"commands"`
 	Power    *powerConfig   `yaml:"power"`
+	Update   *updateConfig  `yaml:"update"`
 
 	Metrics metricsConfig `yaml:"metrics"`
 }

@@ -13,11 +13,11 @@ import (
 type watch struct {
 	plan          *can.Plan
 	scale, offset float64
-	tell          func(float64)
+	tell          func(value float64, at int64) // at: CLOCK_BOOTTIME, ns
 	samples       []telemetrypb.Sample
 }
 
-func newWatch(sub can.Subscription, j1939 bool, tell func(float64)) *watch {
+func newWatch(sub can.Subscription, j1939 bool, tell func(value float64, at int64)) *watch {
 	sub.ID = 1
 	return &watch{plan: can.Compile([]can.Subscription{sub}, can.PlanOptions{J1939: j1939}), scale: sub.Signal.Scale, offset: sub.Signal.Offset, tell: tell,
 		samples: make([]telemetrypb.Sample, 0, 1)}
@@ -35,7 +35,7 @@ func (w *watch) filters() (list []can.Filter, all bool) {
 func (w *watch) take(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb.Sample {
 	w.samples = w.plan.Decode(f, w.samples[:0])
 	for i := range w.samples {
-		w.tell(w.samples[i].Physical(w.scale, w.offset))
+		w.tell(w.samples[i].Physical(w.scale, w.offset), f.Time)
 	}
 	return dst
 }
@@ -88,7 +88,7 @@ func (v *vehicle) watchPower(s *settings, subs [][]can.Subscription, names [][]s
 					}
 					return &keyError{[]any{"can", i, "diagnose", w.key, "signal"}, text}
 				}
-				tell := func(value float64) {
+				tell := func(value float64, _ int64) {
 					if d.poller != nil {
 						w.tell(value)
 					}
@@ -101,7 +101,7 @@ func (v *vehicle) watchPower(s *settings, subs [][]can.Subscription, names [][]s
 }
 
 // watchSignal adds a watch to the bus of a signal; of several messages with it the first counts, as for what is collected.
-func (v *vehicle) watchSignal(s *settings, subs [][]can.Subscription, names [][]string, name string, tell func(float64)) {
+func (v *vehicle) watchSignal(s *settings, subs [][]can.Subscription, names [][]string, name string, tell func(value float64, at int64)) {
 	for i, list := range names {
 		for j := range list {
 			if list[j] == name {

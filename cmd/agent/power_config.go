@@ -165,19 +165,19 @@ func (v *vehicle) watchParking(s *settings, subs [][]can.Subscription, names [][
 		if signal == "" {
 			return &keyError{[]any{"power", "ignition", "message"}, fmt.Sprintf("no DBC file has a message %s with a signal that is always in it; want BUS.MESSAGE", p.Message)}
 		}
-		v.watchSignal(s, subs, names, signal, func(float64) { v.parking.ignition(true) })
+		v.watchSignal(s, subs, names, signal, func(float64, int64) { v.parking.ignition(true) })
 	}
 	if p.Signal != "" {
 		if err := find(p.Signal, "ignition", "signal"); err != nil {
 			return err
 		}
-		v.watchSignal(s, subs, names, p.Signal, func(value float64) { v.parking.ignition(value > p.Above) })
+		v.watchSignal(s, subs, names, p.Signal, func(value float64, _ int64) { v.parking.ignition(value > p.Above) })
 	}
 	if p.Voltage != "" {
 		if err := find(p.Voltage, "floor", "signal"); err != nil {
 			return err
 		}
-		v.watchSignal(s, subs, names, p.Voltage, v.parking.voltage)
+		v.watchSignal(s, subs, names, p.Voltage, func(volts float64, _ int64) { v.parking.voltage(volts) })
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/firmware"
+	"github.com/waybill-telematics/waybill/firmware/update"
 	"github.com/waybill-telematics/waybill/internal/alarm"
 	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/internal/clock"
@@ -53,6 +54,9 @@ are read and delivered.`,
 					return err
 				}
 				err = runAgent(ctx, s, v, s.logger(os.Stderr), again)
+				if errors.Is(err, update.ErrRestart) {
+					return nil // all is stopped and closed: the launcher starts what is to run
+				}
 				if !errors.Is(err, errNewEpoch) {
 					return err
 				}
@@ -89,6 +93,8 @@ type agent struct {
 	commands *command.Runner // nil: nobody can send any
 	levels   *logLevel       // with commands
 	power    *powerControl   // nil: always on
+	updates  *updater        // nil: it stays what it is
+	healths  []healthSource  // of what is read
 	sleeps   atomic.Int64    // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
 	damage   *damageLedger
 	evicts   *evictions
@@ -109,11 +115,18 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 		a.clock = a.logClock
 	}
 	a.alarms = alarm.NewBoard(a.clock.Boot, log)
+	told := false // to stop
+	defer func() {
+		if told && a.updates != nil {
+			a.updates.stopped()
+		}
+	}()
 	if err := a.openQueue(); err != nil {
 		return err
 	}
 	defer func() {
 		if closeErr := a.queue.Close(); closeErr != nil {
+			log.Error("closing the queue", "error", closeErr)
 			err = errors.Join(err, fmt.Errorf("closing the queue: %w", closeErr))
 		}
 	}()
@@ -130,6 +143,9 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 		return err
 	}
 	readers := a.readers()
+	if err := a.openUpdate(); err != nil {
+		return err
+	}
 	stopPage, err := a.servePage()
 	if err != nil {
 		return err
@@ -140,11 +156,13 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 	}
 	log.Info("running", "version", firmware.Current().Version, "device", s.Device, "epoch", fmt.Sprintf("%016x", a.queue.Epoch()),
 		"boot", clock.FormatBootID(a.boot.ID), "boots", a.boot.Count, "signals", v.selection.Len()-v.own-len(s.Rules), "of", v.available)
-	return a.runTasks(ctx, readers)
+	told, err = a.runTasks(ctx, readers)
+	return err
 }
 
-// runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to.
-func (a *agent) runTasks(ctx context.Context, readers []reader) error {
+// runTasks runs until ctx ends, a task fails, or every replay is read. Each stage ends before the next one is told to. told
+// says that it ends because ctx did.
+func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err error) {
 	var (
 		failed       = make(chan error, len(readers)+16)
 		readerCtx    = newStage(ctx)
@@ -168,6 +186,9 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	if a.commands != nil {
 		commandStage.start(failed, "commands", a.commands.Run)
 	}
+	if a.updates != nil {
+		commandStage.start(failed, "update", a.updates.run)
+	}
 	pipeStage.start(failed, "pipeline", a.pipe.Run)
 	if a.uplink != nil {
 		uplinkStage.start(failed, "uplink", a.uplink.Run)
@@ -184,11 +205,17 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	a.notify(daemon.SdNotifyReady)
 
 	var cause error
+	restart := false // as another version
 	select {
 	case <-ctx.Done():
+		told = true
 		a.log.Info("stopping: told to")
 	case cause = <-failed:
-		a.log.Error("stopping: a task failed", "error", cause)
+		if restart = errors.Is(cause, update.ErrRestart); restart {
+			a.log.Info("stopping: another version is to be started")
+		} else {
+			a.log.Error("stopping: a task failed", "error", cause)
+		}
 	case a.again.reason = <-a.renewed:
 		cause = errNewEpoch
 		a.log.Error("stopping, to begin again with a new epoch", "reason", a.again.reason)
@@ -204,7 +231,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 	}
 	pipeStage.stop()
 	if a.uplink != nil && !a.quiet() && cause != errNewEpoch {
-		a.drain(ctx)
+		a.drain(ctx, restart)
 	}
 	uplinkStage.stop()
 	a.keepBoot()
@@ -214,16 +241,16 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) error {
 			cause = errors.Join(cause, err)
 		default:
 			a.log.Info("stopped", "left", a.depth())
-			return cause
+			return told, cause
 		}
 	}
 }
 
-// drain delivers what is queued: without a bound after a replay, which has all the time there is, else for at most
-// the configured time.
-func (a *agent) drain(ctx context.Context) {
+// drain delivers what is queued: without a bound after a replay, which has all the time there is, else, or in a hurry, for
+// at most the configured time.
+func (a *agent) drain(ctx context.Context, hurry bool) {
 	bound := ctx
-	if !a.replaysOnly() || ctx.Err() != nil {
+	if hurry || !a.replaysOnly() || ctx.Err() != nil {
 		var cancel context.CancelFunc
 		bound, cancel = context.WithTimeout(context.WithoutCancel(ctx), a.settings.Uplink.Drain)
 		defer cancel()

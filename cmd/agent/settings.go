@@ -38,7 +38,8 @@ type settings struct {
 	Queue          queueSettings
 	Uplink         uplinkSettings
 	Commands       commandSettings
-	Power          *powerSettings // nil: it is always on
+	Power          *powerSettings  // nil: it is always on
+	Update         *updateSettings // nil: it stays what it is
 	MetricsListen  string
 	LogTime        bool // replays whose own stamps are the clock
 }
@@ -154,6 +155,7 @@ func check(d *document) (*settings, error) {
 	c.uplink(s)
 	c.commands(s)
 	c.power(s)
+	c.update(s)
 	if len(c.list) > 0 {
 		slices.SortStableFunc(c.list, func(a, b problem) int { return a.Line - b.Line })
 		return nil, &problems{d.file, c.list}

@@ -49,6 +49,7 @@ func (a *agent) readers() []reader {
 			run = bus.runReplay
 		}
 		list = append(list, reader{"can " + bus.Bus, run})
+		a.healths = append(a.healths, &busHealth{bus: bus})
 		buses = append(buses, bus)
 		for _, f := range a.vehicle.features[i] {
 			t, tasks := f.attach(bus)
@@ -62,6 +63,7 @@ func (a *agent) readers() []reader {
 		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
 		receiver := newGPSSource(a, receiver, i, source)
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
+		a.healths = append(a.healths, &receiverHealth{receiver: receiver})
 	}
 	for _, s := range a.settings.IMU {
 		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth)}
@@ -130,7 +132,9 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 			return fmt.Errorf("bringing it up with %d bit/s: %w", c.Bitrate, err)
 		}
 	}
-	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: c.filters(), Gather: gather, Clock: c.clock, Log: c.log})
+	filters := c.filters()
+	c.counts.filtered.Store(filters != nil)
+	socket, err := can.Open(c.Interface, can.ReaderOptions{Bus: c.number, Filters: filters, Gather: gather, Clock: c.clock, Log: c.log})
 	if err != nil {
 		return err
 	}
@@ -272,6 +276,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 			frame.Time = c.stamp(stamp)
 		}
 		chunk.Samples = c.decode(frame, chunk.Samples)
+		c.counts.replayed.Add(1)
 		if len(chunk.Samples) >= chunkSamples {
 			if err := flush(); err != nil {
 				return nil

@@ -28,6 +28,9 @@ type gpsSource struct {
 	told     uint64 // of thinned
 	open     bool   // the gate, at the last fix
 	fixed    bool   // the last fix was one
+
+	opened atomic.Bool   // the receiver was, once
+	epochs atomic.Uint64 // that were read, with a fix or without
 }
 
 func newGPSSource(a *agent, s gpsSettings, i int, source *pipeline.Source) *gpsSource {
@@ -66,7 +69,10 @@ func (g *gpsSource) run(ctx context.Context) error {
 	options.Odometer = g.odometer.metres
 	g.motion = gps.NewMotion(options)
 	defer func() { g.odometer.save(g.log) }()
-	return receiver.Run(ctx, g.live)
+	return receiver.Run(ctx, func(f gps.Fix) {
+		g.epochs.Add(1)
+		g.live(f)
+	})
 }
 
 // liveReceiver is a receiver that is read as it speaks.
@@ -101,6 +107,7 @@ func (g *gpsSource) onState(what, remedy string) func(error) {
 	return func(err error) {
 		if err == nil {
 			g.alarms.Clear(alarmName)
+			g.opened.Store(true)
 			return
 		}
 		g.alarms.Raise(alarmName, fmt.Sprintf("%s: %v; %s", what, err, remedy))
@@ -161,6 +168,7 @@ func (g *gpsSource) runReplay(ctx context.Context, parser gps.ParserOptions) err
 		return err
 	}
 	err = replay.Run(ctx, func(f gps.Fix) {
+		g.epochs.Add(1)
 		chunk := g.source.Chunk()
 		chunk.Samples = g.take(f, chunk.Samples)
 		if live {

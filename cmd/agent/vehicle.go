@@ -27,6 +27,7 @@ type vehicle struct {
 	available int             // signals that could be chosen
 	own       int             // the agent's own, which are collected in any case
 	parking   *parking        // with power: in the configuration
+	latest    *latest         // with update: in the configuration
 	warnings  []string        // of the DBC files, FILE:LINE: text
 }
 
@@ -69,6 +70,9 @@ func newVehicle(s *settings) (*vehicle, error) {
 		return nil, err
 	}
 	if err := v.watchParking(s, subscribable, names); err != nil {
+		return nil, err
+	}
+	if err := v.watchUpdate(s, subscribable, names); err != nil {
 		return nil, err
 	}
 	for _, receiver := range s.GPS {
