@@ -26,8 +26,8 @@ type HookOptions struct {
 	Logger  *slog.Logger
 }
 
-// Hook has a command do what is to be done: "install", "activate", "mark-good", "mark-bad" or "status" is its last argument, and
-// WAYBILL_ACTION. The image is open for reading as descriptor 3, WAYBILL_IMAGE is its path, WAYBILL_IMAGE_BYTES its length.
+// Hook has a command do what is to be done: "install", "activate", "rearm", "mark-good", "mark-bad" or "status" is its last
+// argument, and WAYBILL_ACTION. The image is open for reading as descriptor 3, WAYBILL_IMAGE is its path, WAYBILL_IMAGE_BYTES its length.
 //
 // It runs in a process group of its own, which is killed whole when it ends or has to. What it writes on standard output is
 // lines: "progress PERCENT TEXT" and "error TEXT"; for status "booted SLOT", "primary SLOT", "state good|bad|trial" and
@@ -73,6 +73,9 @@ func (h *Hook) Install(ctx context.Context, image *os.File, progress Progress) e
 
 // Activate runs the command with "activate".
 func (h *Hook) Activate(ctx context.Context) error { return h.do(ctx, "activate") }
+
+// Rearm runs the command with "rearm".
+func (h *Hook) Rearm(ctx context.Context) error { return h.do(ctx, "rearm") }
 
 // MarkGood runs the command with "mark-good".
 func (h *Hook) MarkGood(ctx context.Context) error { return h.do(ctx, "mark-good") }

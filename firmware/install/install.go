@@ -31,6 +31,9 @@ type Installer interface {
 	Install(ctx context.Context, image *os.File, progress Progress) error
 	// Activate has the next start use what was installed. Updaters that do so when they install take it once more.
 	Activate(ctx context.Context) error
+	// Rearm has the next start use what runs on trial once more, with all of the boot loader's attempts: the agent came through its
+	// start in it and counts from here on. Without it a few short journeys use the attempts up.
+	Rearm(ctx context.Context) error
 	// MarkGood says that what runs is good: it is not rolled back from. Only the agent calls it, after probation.
 	MarkGood(ctx context.Context) error
 	// MarkBad says that what runs is not: the next start takes the other.

@@ -156,6 +156,9 @@ func raucProgress(body []any) (percent int, text string, ok bool) {
 // Activate marks the slot that does not run as the one to start next.
 func (r *RAUC) Activate(ctx context.Context) error { return r.mark(ctx, "active", "other") }
 
+// Rearm marks the slot that runs as the one to start next, which gives it its attempts anew.
+func (r *RAUC) Rearm(ctx context.Context) error { return r.mark(ctx, "active", "booted") }
+
 // MarkGood marks the slot that runs.
 func (r *RAUC) MarkGood(ctx context.Context) error { return r.mark(ctx, "good", "booted") }
 

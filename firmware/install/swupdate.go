@@ -216,6 +216,9 @@ func (s *SWUpdate) finish(ctx context.Context, report *swReport) error {
 // Activate says once more that an installed system waits for its start; installing said so already.
 func (s *SWUpdate) Activate(ctx context.Context) error { return s.mark(ctx, swStateInstalled) }
 
+// Rearm says that what runs waits for its start still, as after its installation.
+func (s *SWUpdate) Rearm(ctx context.Context) error { return s.mark(ctx, swStateInstalled) }
+
 // MarkGood sets ustate to 0.
 func (s *SWUpdate) MarkGood(ctx context.Context) error { return s.mark(ctx, swStateOK) }
 

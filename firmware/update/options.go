@@ -14,13 +14,16 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
-// Options are what the agent gives. All functions are called by the goroutine of Run.
+// Options are what the agent gives. All functions are called by the goroutine of Run; where several Updaters run, each has a Dir, a Checker and a
+// Health of its own.
 type Options struct {
 	Dir     string // a folder of its own: the download, the baseline, the progress of a trial
 	ECU     string // this unit's id, as the director knows it
 	Version string // of the running software
 	Resolve func(context.Context) (trust.Bundle, error)
-	Slots   *slots.Slots
+	// Where its images go: one of the two.
+	Slots  *slots.Slots // the agent's own
+	System *System      // the whole system's
 
 	Delivery delivery.Options                   // mirrors, MQTT and limits; the order gives the rest
 	Flow     func(wifiOnly bool) (bool, string) // whether bytes may flow now, and why not; nil: always
@@ -45,9 +48,11 @@ type Options struct {
 
 func (o Options) check() (Options, error) {
 	switch {
-	case o.Dir == "" || o.ECU == "" || o.Resolve == nil || o.Slots == nil || o.Checker == nil || o.Readings == nil || o.Health == nil || o.Awake == nil ||
+	case o.Dir == "" || o.ECU == "" || o.Resolve == nil || o.Checker == nil || o.Readings == nil || o.Health == nil || o.Awake == nil ||
 		o.Report == nil || o.Write == nil || o.Log == nil:
 		return o, errors.New("update: an option is missing")
+	case (o.Slots == nil) == (o.System == nil):
+		return o, errors.New("update: an Updater is for the agent's slots or for the whole system; another unit has another Updater (Run)")
 	}
 	if o.Poll <= 0 {
 		o.Poll = time.Hour

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -52,12 +53,9 @@ func (u *Updater) writeTrial(t trial) error {
 	return u.o.Write(filepath.Join(u.o.Dir, trialFile), append(data, '\n'))
 }
 
-// probation judges the version that runs, until it is committed or rolled back. ErrRestart: what was there before is to be started.
-func (u *Updater) probation(ctx context.Context, st slots.Status) error {
-	m := slots.Meta{}
-	if image := st.Slots[st.Trial.Slot].Image; image != nil {
-		m = *image
-	}
+// probation judges the version that runs, until it is committed or rolled back; goesBack is why it was already. An error is of
+// restart: what was there before is to be started.
+func (u *Updater) probation(ctx context.Context, m slots.Meta, goesBack string) error {
 	log := u.o.Log.With("campaign", m.Campaign, "version", m.Version, "image", m.SHA256)
 	t, err := u.readTrial()
 	if err != nil || t.SHA256 != m.SHA256 {
@@ -65,6 +63,14 @@ func (u *Updater) probation(ctx context.Context, st slots.Status) error {
 			log.Warn("what worked before the update is not known; what does not ask for it is judged", "error", err)
 		}
 		t = trial{SHA256: m.SHA256}
+	}
+	for !u.vehicle.take(u) { // the one that holds it is judged first
+		if err := wait(ctx, u.o.Look); err != nil {
+			return err
+		}
+	}
+	if goesBack != "" {
+		return u.goBack(ctx, log, goesBack)
 	}
 	u.tell(ctx, m, t.Baseline.Version, telemetrypb.UpdateInstalled, "")
 	log.Info("on probation", "before", t.Baseline.Version, "sources", t.Baseline.Sources, "acknowledged", t.Baseline.Acked)
@@ -80,18 +86,14 @@ func (u *Updater) probation(ctx context.Context, st slots.Status) error {
 		last = now
 		switch verdict {
 		case probation.Pass:
-			if err := u.o.Slots.Commit(ctx); err != nil { // the disk; the trial goes on
+			if err := u.place.commit(ctx); err != nil { // the disk, or who updates; the trial goes on
 				log.Error("what runs is healthy and could not be committed", "error", err)
 				continue
 			}
 			log.Info("committed", "why", why)
 			return nil
 		case probation.Fail:
-			log.Error("rolled back", "why", why)
-			if err := u.o.Slots.Reject(ctx, why); err != nil && !errors.Is(err, slots.ErrNothing) {
-				log.Error("the rollback could not be written; the launcher counts the starts", "error", err)
-			}
-			return ErrRestart
+			return u.goBack(ctx, log, why)
 		}
 		if now-kept >= keepEvery {
 			kept, t.Progress = now, judge.Progress()
@@ -102,6 +104,24 @@ func (u *Updater) probation(ctx context.Context, st slots.Status) error {
 		if text := firstWords(why); text != said {
 			said = text
 			log.Info("probation", "waits for", why)
+		}
+	}
+}
+
+// goBack rejects what runs and has what was there before started.
+func (u *Updater) goBack(ctx context.Context, log *slog.Logger, why string) error {
+	for {
+		log.Error("rolled back", "why", why)
+		if err := u.place.reject(ctx, why); err != nil {
+			log.Error("the rollback could not be noted everywhere; who starts it counts the starts", "error", err)
+		}
+		err := u.place.restart(ctx)
+		if errors.Is(err, ErrRestart) || ctx.Err() != nil {
+			return err
+		}
+		log.Error("what was there before was not started", "error", err)
+		if err := wait(ctx, min(u.o.Poll, time.Minute)); err != nil {
+			return err
 		}
 	}
 }
@@ -118,16 +138,16 @@ func firstWords(text string) string {
 
 // reportOutcomes tells what became of trials, also of those that another process ended.
 func (u *Updater) reportOutcomes(ctx context.Context) {
-	st, err := u.o.Slots.Status()
+	st, err := u.place.status()
 	if err != nil {
-		u.o.Log.Error("the slots cannot be read", "error", err)
+		u.o.Log.Error("how updates stand cannot be read", "error", err)
 		return
 	}
 	before := ""
 	if t, err := u.readTrial(); err == nil {
 		before = t.Baseline.Version
 	}
-	for _, o := range st.Outcomes {
+	for _, o := range st.outcomes {
 		outcome, reason := telemetrypb.UpdateCommitted, ""
 		switch o.Kind {
 		case slots.Committed:
@@ -137,7 +157,7 @@ func (u *Updater) reportOutcomes(ctx context.Context) {
 			outcome, reason = telemetrypb.UpdateFailed, o.Kind+": "+o.Reason
 		}
 		if o.Image.Campaign == "" || u.tell(ctx, o.Image, before, outcome, reason) {
-			if err := u.o.Slots.Reported(ctx, o.ID); err != nil {
+			if err := u.place.reported(ctx, o.ID); err != nil {
 				u.o.Log.Warn("an update's outcome was told and could not be noted as told; it is told again", "error", err)
 			}
 		}
@@ -146,6 +166,8 @@ func (u *Updater) reportOutcomes(ctx context.Context) {
 
 // tell reports, and says whether it is on its way for good.
 func (u *Updater) tell(ctx context.Context, m slots.Meta, before string, outcome telemetrypb.Outcome, reason string) bool {
+	u.vehicle.asking.Lock()
+	defer u.vehicle.asking.Unlock()
 	err := u.o.Report(ctx, &telemetrypb.UpdateOutcome{Campaign: m.Campaign, SHA256: m.SHA256, ECU: u.o.ECU, From: before, To: m.Version, Outcome: outcome, Reason: reason})
 	if err != nil {
 		u.o.Log.Warn("what became of an update could not be told; it is told again", "outcome", outcome, "error", err)

@@ -21,10 +21,12 @@ var ErrRestart = errors.New("another version is to be started")
 
 // Updater follows the director. Run does the work.
 type Updater struct {
-	o      Options
-	record probation.Record
-	looked time.Duration
-	told   string // what was refused, and why: once is enough
+	o       Options
+	place   place
+	vehicle *vehicle
+	record  probation.Record
+	looked  time.Duration
+	told    string // what was refused, and why: once is enough
 }
 
 // New checks the options; it touches no disk.
@@ -33,33 +35,59 @@ func New(o Options) (*Updater, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Updater{o: o, looked: o.Awake()}, nil
+	u := &Updater{o: o, vehicle: &vehicle{}, looked: o.Awake()}
+	if u.place = o.System; o.Slots != nil {
+		u.place = agentSlots{o.Slots, o.Log}
+	}
+	return u, nil
 }
 
 // Run follows the director until ctx ends, and then returns its error; or ErrRestart. It is to be called when the agent has come
-// through its start: a version on trial is alive from then on.
-func (u *Updater) Run(ctx context.Context) error {
+// through its start: a version on trial is alive from then on. For several units see the function Run.
+func (u *Updater) Run(ctx context.Context) error { return u.run(ctx) }
+
+func (u *Updater) run(ctx context.Context) error {
+	defer u.vehicle.leave(u)
 	if err := os.MkdirAll(u.o.Dir, 0o750); err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
-	if err := u.o.Slots.Alive(ctx); err != nil {
-		u.o.Log.Warn("that this version has started could not be noted", "error", err)
+	if err := u.begin(ctx); err != nil {
+		return err
 	}
-	st, err := u.o.Slots.Status()
+	st, err := u.place.status()
 	if err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
-	if st.OnTrial() {
-		if err := u.probation(ctx, st); err != nil {
+	if st.trial != nil {
+		if err := u.probation(ctx, *st.trial, st.goesBack); err != nil {
 			return err
 		}
 	}
 	for {
+		u.vehicle.leave(u)
 		u.reportOutcomes(ctx)
 		if err := u.follow(ctx); err != nil {
 			return err
 		}
 		if err := u.rest(ctx, u.o.Poll); err != nil {
+			return err
+		}
+	}
+}
+
+// begin goes on until the place answers: who updates the system may come up later than the agent.
+func (u *Updater) begin(ctx context.Context) error {
+	said := ""
+	for {
+		err := u.place.begin(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			u.o.Log.Warn("it is not known yet how updates stand", "ecu", u.o.ECU, "error", err)
+		}
+		if err := wait(ctx, u.o.Look); err != nil {
 			return err
 		}
 	}
@@ -106,15 +134,20 @@ func (u *Updater) follow(ctx context.Context) error {
 		}
 		err = u.install(ctx, order, image)
 		_ = image.Close() // it was read only
-		switch {
-		case errors.Is(err, errChanged):
-			continue
-		case errors.Is(err, ErrRestart):
-			if err := d.Discard(); err != nil {
-				u.o.Log.Warn("the download could not be removed", "error", err)
+		if err == nil {
+			err = u.place.restart(ctx)
+			if errors.Is(err, ErrRestart) || ctx.Err() != nil { // it is under way
+				if err := d.Discard(); err != nil {
+					u.o.Log.Warn("the download could not be removed", "error", err)
+				}
+				return err
 			}
-			return err
-		case err != nil && ctx.Err() == nil:
+		}
+		u.vehicle.leave(u)
+		if errors.Is(err, errChanged) {
+			continue
+		}
+		if ctx.Err() == nil {
 			u.refuse(ctx, order.Meta, err)
 		}
 		return ctx.Err()
@@ -124,9 +157,15 @@ func (u *Updater) follow(ctx context.Context) error {
 // errChanged: the director wants something else by now, or nothing.
 var errChanged = errors.New("the director has changed its mind")
 
+func (u *Updater) resolve(ctx context.Context) (trust.Bundle, error) {
+	u.vehicle.asking.Lock()
+	defer u.vehicle.asking.Unlock()
+	return u.o.Resolve(ctx)
+}
+
 // wanted asks the repositories. Nil: there is nothing to do.
 func (u *Updater) wanted(ctx context.Context) *Order {
-	bundle, err := u.o.Resolve(ctx)
+	bundle, err := u.resolve(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			u.o.Log.Warn("the update repositories are not followed", "reason", trust.ReasonOf(err), "error", err)
@@ -142,15 +181,15 @@ func (u *Updater) wanted(ctx context.Context) *Order {
 		u.o.Log.Error("refused", "error", err)
 		return nil
 	}
-	st, err := u.o.Slots.Status()
+	st, err := u.place.status()
 	if err != nil {
-		u.o.Log.Error("the slots cannot be read", "error", err)
+		u.o.Log.Error("how updates stand cannot be read", "error", err)
 		return nil
 	}
-	if running := st.Slots[st.Committed].Image; running != nil && running.SHA256 == order.Meta.SHA256 {
+	if st.image != nil && st.image.SHA256 == order.Meta.SHA256 {
 		return nil // it runs
 	}
-	for _, r := range st.Rejected {
+	for _, r := range st.rejected {
 		if r.SHA256 == order.Meta.SHA256 && (order.Meta.RetryOf == "" || order.Meta.RetryOf != r.Campaign || order.Meta.Campaign == r.Campaign) {
 			if r.Campaign != order.Meta.Campaign { // else that campaign knows
 				u.refuse(ctx, order.Meta, fmt.Errorf("it was rolled back here before: %s", r.Reason))
@@ -223,7 +262,7 @@ func (u *Updater) deliver(ctx context.Context, order *Order, d *delivery.Deliver
 // stillWanted asks the repositories again. Where they cannot be asked, what was signed stands: it was verified, and has not expired
 // longer ago than the next look.
 func (u *Updater) stillWanted(ctx context.Context, order *Order) bool {
-	bundle, err := u.o.Resolve(ctx)
+	bundle, err := u.resolve(ctx)
 	if err != nil {
 		return trust.ReasonOf(err) != trust.Expired
 	}
@@ -235,7 +274,7 @@ func (u *Updater) stillWanted(ctx context.Context, order *Order) bool {
 	return err == nil && now.same(order)
 }
 
-// install waits until the order's conditions are met, installs, and arms the trial. ErrRestart: it is to be started.
+// install waits until the order's conditions are met and it is this unit's turn, installs, and arms the trial.
 func (u *Updater) install(ctx context.Context, order *Order, image *os.File) error {
 	log := u.o.Log.With("campaign", order.Meta.Campaign, "version", order.Meta.Version)
 	if err := u.await(ctx, order, order.Conditions); err != nil {
@@ -244,7 +283,7 @@ func (u *Updater) install(ctx context.Context, order *Order, image *os.File) err
 	u.look()
 	again := order.Conditions
 	if again.Consent { // it is good for one installation, which begins
-		if err := u.o.Consents.Use(order.Meta.Campaign); err != nil {
+		if err := u.useConsent(order.Meta.Campaign); err != nil {
 			return fmt.Errorf("the consent could not be used up: %w", err)
 		}
 		again.Consent = false
@@ -253,40 +292,40 @@ func (u *Updater) install(ctx context.Context, order *Order, image *os.File) err
 	if err := u.writeTrial(t); err != nil {
 		return fmt.Errorf("what works now could not be noted: %w", err)
 	}
-	slot, err := u.o.Slots.Install(ctx, image, order.Meta)
-	if err != nil {
+	if err := u.place.install(ctx, image, order.Meta); err != nil {
 		return err
 	}
-	log.Info("installed", "slot", slot)
+	log.Info("installed")
 	// That took a while: it is not started unless the vehicle still stands as it has to.
 	if err := u.await(ctx, order, again); err != nil {
 		return err
 	}
-	if err := u.o.Slots.Try(ctx, slots.Limits{}); err != nil {
+	if err := u.place.try(ctx); err != nil {
 		return err
 	}
 	log.Info("it is started next, on trial")
-	return ErrRestart
+	return nil
 }
 
-// await waits for the conditions. What is missing is told once, and when it changes.
+func (u *Updater) useConsent(campaign string) error {
+	u.vehicle.asking.Lock()
+	defer u.vehicle.asking.Unlock()
+	return u.o.Consents.Use(campaign)
+}
+
+// await waits for the conditions, and then for the end of another unit's update. What is missing is told once, and when it changes.
 func (u *Updater) await(ctx context.Context, order *Order, set conditions.Set) error {
 	next := u.o.Awake() + u.o.Poll
 	for {
-		readings, now := u.o.Readings()
-		if set.Consent && u.o.Consents != nil {
-			readings.Consent = u.o.Consents.Current(order.Meta.Campaign)
-		}
-		unmet := u.o.Checker.Check(set, readings, now)
-		if len(unmet) == 0 {
+		unmet := u.unmet(ctx, order, set)
+		switch {
+		case len(unmet) > 0:
+			u.refuse(ctx, order.Meta, waiting(unmet))
+		case u.vehicle.take(u):
 			return nil
+		default:
+			u.refuse(ctx, order.Meta, errors.New("it waits for another update of this vehicle"))
 		}
-		if conditions.OnlyConsent(unmet) && u.o.Consents != nil {
-			if _, err := u.o.Consents.Ask(ctx, conditions.Question{Campaign: order.Meta.Campaign, Version: order.Meta.Version, Size: order.Meta.Length}); err != nil {
-				u.o.Log.Warn("nobody could be asked for consent", "error", err)
-			}
-		}
-		u.refuse(ctx, order.Meta, waiting(unmet))
 		if err := wait(ctx, u.o.Look); err != nil {
 			return err
 		}
@@ -298,6 +337,25 @@ func (u *Updater) await(ctx context.Context, order *Order, set conditions.Set) e
 			}
 		}
 	}
+}
+
+// unmet are the conditions that are not met now. Somebody is asked when nothing else is missing.
+func (u *Updater) unmet(ctx context.Context, order *Order, set conditions.Set) []conditions.Unmet {
+	readings, now := u.o.Readings()
+	if u.o.Consents == nil || !set.Consent {
+		return u.o.Checker.Check(set, readings, now)
+	}
+	u.vehicle.asking.Lock()
+	defer u.vehicle.asking.Unlock()
+	readings.Consent = u.o.Consents.Current(order.Meta.Campaign)
+	unmet := u.o.Checker.Check(set, readings, now)
+	if conditions.OnlyConsent(unmet) {
+		question := conditions.Question{Campaign: order.Meta.Campaign, Version: order.Meta.Version, Size: order.Meta.Length}
+		if _, err := u.o.Consents.Ask(ctx, question); err != nil {
+			u.o.Log.Warn("nobody could be asked for consent", "error", err)
+		}
+	}
+	return unmet
 }
 
 // waiting names the conditions that are not met, without their figures: those change all the time.
