@@ -37,6 +37,7 @@ type car struct {
 	mirror          *httptest.Server
 	boot            string
 	began           time.Time
+	log             *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	moves  bool
@@ -51,6 +52,7 @@ var expires = time.Now().Add(24 * time.Hour)
 func newCar(t *testing.T) *car {
 	t.Parallel()
 	c := &car{t: t, dir: t.TempDir(), director: trusttest.New(1, expires), image: trusttest.New(2, expires), boot: "boot-1", began: time.Now(),
+		log:    slog.New(slog.NewTextHandler(io.Discard, nil)),
 		health: func(slots.Slot) probation.Health { return works }}
 	c.mirror = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var b bytes.Buffer
@@ -96,14 +98,24 @@ func (c *car) slots(running slots.Slot) *slots.Slots {
 
 // publish has the director want a version.
 func (c *car) publish(version string, release int, order doc) string {
+	return c.publishFor("agent", version, release, order)
+}
+
+// publishFor has it want a version for a unit, beside what it wants for others.
+func (c *car) publishFor(ecu, version string, release int, order doc) string {
 	data := program(version)
-	name := "agent-" + version
-	custom := doc{"ecus": doc{"agent": doc{"hardware_id": "linux/arm64"}}, "campaign": "campaign-" + version}
+	name := ecu + "-" + version
+	custom := doc{"ecus": doc{ecu: doc{"hardware_id": "linux/arm64"}}, "campaign": "campaign-" + version}
 	for k, v := range order {
 		custom[k] = v
 	}
 	c.image.AddTarget("targets", name, data, doc{"hardware_ids": []string{"linux/arm64"}, "release_counter": release, "version": version})
-	clear(c.director.Signed["targets"]["targets"].(doc))
+	wanted := c.director.Signed["targets"]["targets"].(doc)
+	for other := range wanted {
+		if strings.HasPrefix(other, ecu) {
+			delete(wanted, other)
+		}
+	}
 	c.director.AddTarget("targets", name, data, custom)
 	c.image.PublishAll()
 	c.director.PublishAll()
@@ -132,6 +144,11 @@ func (c *car) launch() slots.Slot {
 // live is the agent that the launcher started: until it wants to be restarted, or is switched off once something has come about.
 func (c *car) live(slot slots.Slot, off func() bool) error {
 	c.t.Helper()
+	return c.run(off, c.agent(c.resolver(), slot))
+}
+
+// run runs Updaters, one by its own Run.
+func (c *car) run(off func() bool, units ...*Updater) error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), long)
 	defer cancel()
 	go func() {
@@ -140,6 +157,15 @@ func (c *car) live(slot slots.Slot, off func() bool) error {
 		}
 		cancel()
 	}()
+	if len(units) == 1 {
+		return units[0].Run(ctx)
+	}
+	return Run(ctx, units...)
+}
+
+// resolver is a client of both repositories, as a start opens it.
+func (c *car) resolver() func(context.Context) (trust.Bundle, error) {
+	c.t.Helper()
 	open := func(repo *trusttest.Repo, name string) *trust.Client {
 		root := repo.Sign("root")
 		store, err := trust.OpenStore(filepath.Join(c.dir, name))
@@ -161,22 +187,41 @@ func (c *car) live(slot slots.Slot, off func() bool) error {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	checker, err := conditions.New(conditions.Options{Hold: time.Millisecond, MaxGap: time.Hour, SpeedAge: time.Hour, GearAge: time.Hour, IgnitionAge: time.Hour, GearPark: []float64{0}})
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	units := []trust.ECU{{ID: "agent", Hardware: "linux/arm64", Release: 1}, {ID: "system", Hardware: "linux/arm64", Release: 1}}
+	return func(ctx context.Context) (trust.Bundle, error) { return vehicle.Resolve(ctx, units) }
+}
+
+func (c *car) agent(resolve func(context.Context) (trust.Bundle, error), slot slots.Slot) *Updater {
+	c.t.Helper()
 	s := c.slots(slot)
 	st, err := s.Status()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	version := st.Slots[slot].Image.Version
-	u, err := New(Options{
-		Dir: filepath.Join(c.dir, "update"), ECU: "agent", Version: version, Slots: s,
-		Resolve: func(ctx context.Context) (trust.Bundle, error) {
-			return vehicle.Resolve(ctx, []trust.ECU{{ID: "agent", Hardware: "linux/arm64", Release: 1}})
-		},
-		Delivery: delivery.Options{Mirrors: []delivery.Mirror{{Base: c.mirror.URL + "/"}}, Running: s.Executable(slot), Reserve: 1},
+	o := c.options(resolve, "agent", st.Slots[slot].Image.Version, func() probation.Health { return c.health(slot) })
+	o.Slots, o.Delivery.Running = s, s.Executable(slot)
+	return c.updater(o)
+}
+
+func (c *car) updater(o Options) *Updater {
+	c.t.Helper()
+	u, err := New(o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return u
+}
+
+// options are those of any unit.
+func (c *car) options(resolve func(context.Context) (trust.Bundle, error), ecu, version string, health func() probation.Health) Options {
+	c.t.Helper()
+	checker, err := conditions.New(conditions.Options{Hold: time.Millisecond, MaxGap: time.Hour, SpeedAge: time.Hour, GearAge: time.Hour, IgnitionAge: time.Hour, GearPark: []float64{0}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return Options{
+		Dir: filepath.Join(c.dir, "update-"+ecu), ECU: ecu, Version: version, Resolve: resolve,
+		Delivery: delivery.Options{Mirrors: []delivery.Mirror{{Base: c.mirror.URL + "/"}}, Reserve: 1},
 		Checker:  checker,
 		Readings: func() (conditions.Readings, int64) {
 			c.mu.Lock()
@@ -193,7 +238,7 @@ func (c *car) live(slot slots.Slot, off func() bool) error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.looks++
-			return c.health(slot)
+			return health()
 		},
 		Sources: []string{"can:can0"},
 		Awake:   func() time.Duration { return 1000 * time.Since(c.began) },
@@ -211,12 +256,8 @@ func (c *car) live(slot slots.Slot, off func() bool) error {
 		},
 		Poll: time.Minute, Look: 5 * time.Millisecond, Probation: probation.Options{MemoryCap: 64 << 20, MostBetween: 10 * time.Second},
 		Write: func(path string, data []byte) error { return os.WriteFile(path, data, 0o600) },
-		Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
-	if err != nil {
-		c.t.Fatal(err)
+		Log:   c.log,
 	}
-	return u.Run(ctx)
 }
 
 // heard are the outcomes that were told, in order, each once.

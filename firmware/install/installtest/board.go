@@ -64,16 +64,17 @@ func (b *Board) change(what string, f func()) error {
 	if b.Deaf != nil {
 		return b.Deaf
 	}
-	b.cut("before " + what)
+	b.Point("before " + what)
 	b.mu.Lock()
 	b.Calls = append(b.Calls, what)
 	f()
 	b.mu.Unlock()
-	b.cut("after " + what)
+	b.Point("after " + what)
 	return nil
 }
 
-func (b *Board) cut(at string) {
+// Point is a moment at which the power may go.
+func (b *Board) Point(at string) {
 	if b.Cut != nil {
 		b.Cut(at)
 	}
