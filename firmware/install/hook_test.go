@@ -105,7 +105,7 @@ echo "$1 $WAYBILL_ACTION" >>actions
 [ "$1" != status ] || { echo "booted a"; echo "primary b"; echo "state trial"; echo "state sleepy"; }
 `, HookOptions{})
 	ctx := t.Context()
-	if err := errors.Join(h.Activate(ctx), h.MarkGood(ctx), h.MarkBad(ctx)); err != nil {
+	if err := errors.Join(h.Activate(ctx), h.Rearm(ctx), h.MarkGood(ctx), h.MarkBad(ctx)); err != nil {
 		t.Error(err)
 	}
 	s, err := h.Status(ctx)
@@ -113,7 +113,7 @@ echo "$1 $WAYBILL_ACTION" >>actions
 		t.Errorf("%+v, %v", s, err)
 	}
 	got, _ := os.ReadFile(h.file("actions"))
-	if want := "activate activate\nmark-good mark-good\nmark-bad mark-bad\nstatus status\n"; string(got) != want {
+	if want := "activate activate\nrearm rearm\nmark-good mark-good\nmark-bad mark-bad\nstatus status\n"; string(got) != want {
 		t.Errorf("%q", got)
 	}
 }

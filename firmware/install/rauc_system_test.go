@@ -157,6 +157,9 @@ func TestRAUC(t *testing.T) {
 	if err := errors.Join(in.Activate(ctx), in.Activate(ctx)); err != nil || b.read("primary") != "B" {
 		t.Errorf("%v, %s is first", err, b.read("primary"))
 	}
+	if err := errors.Join(in.Rearm(ctx), in.Rearm(ctx)); err != nil || b.read("primary") != "A" || !strings.HasSuffix(b.read("boot.log"), "set-primary A") {
+		t.Errorf("%v, %s is first; the boot loader was asked: %s", err, b.read("primary"), b.read("boot.log"))
+	}
 }
 
 // installs is the part of TestRAUC for which it has to mount.

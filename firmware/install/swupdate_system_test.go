@@ -134,7 +134,7 @@ func TestSWUpdateMarks(t *testing.T) {
 	for _, step := range []struct {
 		do   func(context.Context) error
 		want State
-	}{{b.installer.Activate, Trial}, {b.installer.MarkGood, Good}, {b.installer.MarkGood, Good}, {b.installer.MarkBad, Bad}, {b.installer.Activate, Trial}} {
+	}{{b.installer.Activate, Trial}, {b.installer.Rearm, Trial}, {b.installer.MarkGood, Good}, {b.installer.MarkGood, Good}, {b.installer.MarkBad, Bad}, {b.installer.Activate, Trial}} {
 		if err := step.do(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -270,8 +270,7 @@ func shortJourneys(t *testing.T, rough bool) {
 		if g.running() != "2.0" {
 			t.Fatalf("journey %d: %s runs", i, g.running())
 		}
-		done := g.looked(1)
-		g.life(func() bool { return done() && slices.Contains(g.board.Calls, "rearm") })
+		g.life(g.looked(1))
 		if slices.Contains(g.heard(), "committed 2.0") {
 			break
 		}
