@@ -14,8 +14,8 @@ import (
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
-// Options are what the agent gives. All functions are called by the goroutine of Run; where several Updaters run, each has a Dir, a Checker and a
-// Health of its own.
+// Options are what the agent gives. All functions are called by the goroutine of Run; where several Updaters run, each
+// has a Dir, a Checker and a Health of its own.
 type Options struct {
 	Dir     string // a folder of its own: the download, the baseline, the progress of a trial
 	ECU     string // this unit's id, as the director knows it
@@ -52,7 +52,7 @@ func (o Options) check() (Options, error) {
 		o.Report == nil || o.Write == nil || o.Log == nil:
 		return o, errors.New("update: an option is missing")
 	case (o.Slots == nil) == (o.System == nil):
-		return o, errors.New("update: an Updater is for the agent's slots or for the whole system; another unit has another Updater (Run)")
+		return o, errors.New("update: an Updater is for the agent's slots or for the whole system; each has its own (Run)")
 	}
 	if o.Poll <= 0 {
 		o.Poll = time.Hour

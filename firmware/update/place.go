@@ -11,8 +11,8 @@ import (
 
 // place is where the images of a unit go: the agent's slots, or a whole system. A call that was cut off may be made again.
 type place interface {
-	// begin notes that the agent has come through its start, and sees how the trial stands that it is part of. Until it answers nil
-	// nothing else is asked but status.
+	// begin notes that the agent has come through its start, and sees how the trial stands that it is part of. Until it
+	// answers nil nothing else is asked but status.
 	begin(ctx context.Context) error
 	// status asks nobody: it is what is on our disk.
 	status() (standing, error)
@@ -20,7 +20,8 @@ type place interface {
 	install(ctx context.Context, image *os.File, m slots.Meta) error
 	// try has the next start use it, on trial.
 	try(ctx context.Context) error
-	// restart has that start come: ErrRestart when the agent is to end, or the end of ctx, or an error when it does not come.
+	// restart has that start come: ErrRestart when the agent is to end, or the end of ctx, or an error when it does not
+	// come.
 	restart(ctx context.Context) error
 	// commit keeps what runs on trial; reject has the next start use what was there before.
 	commit(ctx context.Context) error

@@ -18,8 +18,8 @@ type SystemOptions struct {
 	// Path is the state's file. It has to lie on a disk that both systems see, as the folder of the Updater has to.
 	Path      string
 	Installer install.Installer
-	// Reboot has the machine start anew; it may wait until that can be, such as until the vehicle stands. When it returns nil the agent
-	// is to be ended soon.
+	// Reboot has the machine start anew; it may wait until that can be, such as until the vehicle stands. When it
+	// returns nil the agent is to be ended soon.
 	Reboot     func(ctx context.Context) error
 	RebootWait time.Duration                        // how soon, before it counts as not come; 10 min
 	BootID     string                               // of the kernel; empty: slots.BootID()
@@ -28,8 +28,9 @@ type SystemOptions struct {
 	Log        *slog.Logger
 }
 
-// System is the vehicle's whole system as a place for images: what an install.Installer does, and what has to be remembered between the
-// starts of the machine to know which system runs, whether it is on trial, and that an image is not tried again.
+// System is the vehicle's whole system as a place for images: what an install.Installer does, and what has to be
+// remembered between the starts of the machine to know which system runs, whether it is on trial, and that an image is
+// not tried again.
 //
 //	             install               try                restart
 //	settled ─▶ installing ─▶ installed ─▶ armed ─▶ (boot) ─▶ on trial ─ commit ─▶ settled: mark good
@@ -38,8 +39,8 @@ type SystemOptions struct {
 //	   │    (boot) the old one runs         │ (boot) the old one runs                   │
 //	   └────────────────────────────────────┴── rolled back ◀───────────────────────────┘
 //
-// Who installs may have its boot loader use what it installs at once, and the power may go in between: so whichever system comes up in
-// another boot decides. Its methods may be called from several goroutines.
+// Who installs may have its boot loader use what it installs at once, and the power may go in between: so whichever
+// system comes up in another boot decides. Its methods may be called from several goroutines.
 type System struct {
 	o  SystemOptions
 	in bool       // begin has counted this start; the Updater's goroutine has it
@@ -83,8 +84,8 @@ func (s *System) Installed() (m slots.Meta, ok bool, err error) {
 	return *st.Image, true, nil
 }
 
-// Stopped says that the agent ends because it was told to, and not by itself: the last thing it does. On trial such a start is no
-// crash. Otherwise it does nothing.
+// Stopped says that the agent ends because it was told to, and not by itself: the last thing it does. On trial such a
+// start is no crash. Otherwise it does nothing.
 func (s *System) Stopped(context.Context) error {
 	return s.change(func(st *systemState) (bool, error) {
 		if !st.Trial.runs(s.o.BootID) || st.Trial.Stopped {
@@ -93,116 +94,6 @@ func (s *System) Stopped(context.Context) error {
 		st.Trial.Stopped = true
 		return true, nil
 	})
-}
-
-// begin sees which system runs, and so what became of a trial. What runs without one is marked good, once a boot: boot loaders
-// that count down at each start want it.
-func (s *System) begin(ctx context.Context) error {
-	rearm := false
-	err := s.change(func(st *systemState) (bool, error) {
-		t, boot := st.Trial, s.o.BootID
-		if t != nil && t.Boot == boot {
-			return false, nil // it waits for the restart: nothing is said of what runs, some updaters would take it for what waits
-		}
-		status, err := s.ask(ctx)
-		if err != nil {
-			return false, err
-		}
-		changed := true
-		switch {
-		case t != nil && status.Booted == t.From:
-			s.cameBack(st)
-		case t != nil && !s.in:
-			s.started(st, status.Booted)
-			rearm = st.Trial != nil && t.Why == ""
-		case t == nil && st.Image != nil && status.Booted != st.Booted:
-			reason := fmt.Sprintf("%s runs, and not %s: the boot loader came back from it, or somebody installed another one", status.Booted, st.Booted)
-			s.o.Log.Error("what was committed does not run", "version", st.Image.Version, "why", reason)
-			st.conclude(slots.Outcome{Kind: slots.FellBack, Reason: reason, Image: *st.Image}, boot)
-			st.Image, st.Booted = nil, ""
-		default:
-			changed = false
-		}
-		bad := st.Image != nil && st.rejection(st.Image.SHA256) != nil
-		if st.Trial == nil && st.Marked != boot && !bad {
-			if err := s.o.Installer.MarkGood(ctx); err != nil {
-				return false, err
-			}
-			st.Marked, changed = boot, true
-		}
-		return changed, nil
-	})
-	if err != nil {
-		return err
-	}
-	s.in = true
-	if rearm { // the start is counted here now
-		if err := s.o.Installer.Rearm(ctx); err != nil {
-			s.o.Log.Warn("the boot loader's attempts could not be renewed: short journeys use them up", "error", err)
-		}
-	}
-	return nil
-}
-
-// ask asks the installer how things stand, and holds that it says what runs.
-func (s *System) ask(ctx context.Context) (install.Status, error) {
-	status, err := s.o.Installer.Status(ctx)
-	switch {
-	case err != nil:
-		return status, err
-	case status.Busy:
-		return status, fmt.Errorf("%s: %w", s.o.Installer.Name(), install.ErrBusy)
-	case status.Booted == "":
-		return status, fmt.Errorf("%s does not say which system runs, so a new one could not be told from the old one (docs/OTA.md, Whole systems)", s.o.Installer.Name())
-	}
-	return status, nil
-}
-
-// cameBack is begin in the system from which an image was installed.
-func (s *System) cameBack(st *systemState) {
-	t := st.Trial
-	switch {
-	case t.Why != "":
-		st.end(slots.RolledBack, t.Why, s.o.BootID)
-	case t.Phase == armed && t.Starts == 0:
-		st.end(slots.RolledBack, "the boot loader came back to "+t.From+": the agent never came through its start in the new system", s.o.BootID)
-	case t.Phase == armed:
-		st.end(slots.RolledBack, fmt.Sprintf("the boot loader came back to %s: in the new system the agent started %d times, ended by itself %d times, and was cut off %d times in the end",
-			t.From, t.Starts, t.Crashes, t.Cut), s.o.BootID)
-	default: // the power went while it was installed, or before it was to be started
-		s.o.Log.Warn("an update of the system was cut off before its start; it is installed again if it is still wanted", "version", t.Image.Version)
-		st.Trial = nil
-	}
-}
-
-// started is begin in the new system. What came of the start before is told by the boot that it was in.
-func (s *System) started(st *systemState, booted string) {
-	t := st.Trial
-	switch {
-	case t.Last == "":
-	case t.Stopped:
-		t.Cut = 0
-	case t.Last == s.o.BootID:
-		t.Crashes++
-	default:
-		t.Cut++
-	}
-	t.Phase = armed // also when nobody but the power going started it
-	t.Starts++
-	t.Last, t.Stopped = s.o.BootID, false
-	limits := s.o.Limits.Effective()
-	switch {
-	case t.Why != "":
-		if t.Back++; t.Back > maxBack {
-			image := t.Image
-			st.Image, st.Booted = &image, booted
-			st.end(stayed, "it was marked bad and is started all the same: "+t.Why, s.o.BootID)
-		}
-	case t.Crashes >= limits.Crashes:
-		t.Why = fmt.Sprintf("the agent ended by itself or was killed %d times", t.Crashes)
-	case t.Cut >= limits.Cut:
-		t.Why = fmt.Sprintf("it was cut off %d times, one after the other, and never committed", t.Cut)
-	}
 }
 
 func (s *System) status() (standing, error) {
@@ -219,8 +110,8 @@ func (s *System) status() (standing, error) {
 
 func (s *System) install(ctx context.Context, image *os.File, m slots.Meta) error {
 	return s.change(func(st *systemState) (bool, error) {
-		if t := st.Trial; t != nil && t.Image.SHA256 == m.SHA256 && t.Phase != installing { // it waits for a restart that did not come
-			t.Image = m
+		if t := st.Trial; t != nil && t.Image.SHA256 == m.SHA256 && t.Phase != installing {
+			t.Image = m // it waits for a restart that did not come
 			return true, nil
 		}
 		status, err := s.ask(ctx)

@@ -15,7 +15,7 @@ import (
 // systemState is the file of a System. Texts of the installer's name what it starts ("rootfs.1").
 type systemState struct {
 	Serial   uint64            `json:"serial"`           // of each write one more
-	Image    *slots.Meta       `json:"image,omitempty"`  // that was committed here and is to run; nil: nothing was, the maker's runs
+	Image    *slots.Meta       `json:"image,omitempty"`  // that was committed here and is to run; nil: the maker's
 	Booted   string            `json:"booted,omitempty"` // where it is, the installer's word
 	Marked   string            `json:"marked,omitempty"` // the last boot in which what runs was marked good
 	Trial    *systemTrial      `json:"trial,omitempty"`
@@ -24,8 +24,8 @@ type systemState struct {
 	Outcomes []slots.Outcome   `json:"outcomes,omitempty"` // not reported yet, oldest first
 }
 
-// systemTrial is an image from the moment at which installing it begins. In the boot of that it waits; in a later one either it
-// runs, or what was there before, which then was not left or was come back to.
+// systemTrial is an image from the moment at which installing it begins. In the boot of that it waits; in a later one
+// either it runs, or what was there before, which then was not left or was come back to.
 type systemTrial struct {
 	Image slots.Meta `json:"image"`
 	Phase phase      `json:"phase"`
@@ -41,8 +41,8 @@ type systemTrial struct {
 	Stopped bool   `json:"stopped,omitempty"` // that one ended because it was told to
 }
 
-// phase is how far an update was brought before the restart. Who updates may have the next start use what it installs at once: from the
-// first phase on it may run.
+// phase is how far an update was brought before the restart. Who updates may have the next start use what it installs
+// at once: from the first phase on it may run.
 type phase string
 
 const (
@@ -64,8 +64,9 @@ const (
 	maxReason   = 256 // bytes
 )
 
-// load reads the state. One that cannot be read is an error, one that is damaged is not: a vehicle has to go on without it. What runs
-// may be on trial then, so this boot does not mark it good; if it is not good, the boot loader comes back from it before another one.
+// load reads the state. One that cannot be read is an error, one that is damaged is not: a vehicle has to go on without
+// it. What runs may be on trial then, so this boot does not mark it good; if it is not good, the boot loader comes back
+// from it before another one.
 func (s *System) load() (*systemState, error) {
 	data, err := os.ReadFile(s.o.Path)
 	if errors.Is(err, fs.ErrNotExist) {

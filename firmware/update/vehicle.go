@@ -33,10 +33,11 @@ func (v *vehicle) leave(u *Updater) {
 	}
 }
 
-// Run lets the Updaters of one vehicle work beside each other, one a unit, until ctx ends or one of them wants a restart (ErrRestart): the
-// others have ended then. They fetch and wait at the same time, but one after the other installs, has its image started and judges it: what
-// fails meanwhile is so known to be of that update. Where several were on trial when the vehicle was switched off, those named
-// first are judged first. Resolve, Consents and Report are called by one at a time, and may be the same for all.
+// Run lets the Updaters of one vehicle work beside each other, one a unit, until ctx ends or one of them wants a
+// restart (ErrRestart): the others have ended then. They fetch and wait at the same time, but one after the other
+// installs, has its image started and judges it: what fails meanwhile is so known to be of that update. Where several
+// were on trial when the vehicle was switched off, those named first are judged first. Resolve, Consents and Report are
+// called by one at a time, and may be the same for all.
 func Run(ctx context.Context, units ...*Updater) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -51,7 +52,8 @@ func Run(ctx context.Context, units ...*Updater) error {
 	for _, u := range units {
 		go func() {
 			err := u.run(ctx)
-			if ctx.Err() == nil && !errors.Is(err, ErrRestart) { // the others go on
+			if ctx.Err() == nil && !errors.Is(err, ErrRestart) { // the others go on; before a restart none has its turn
+				shared.leave(u)
 				u.o.Log.Error("updates of a unit are not followed any more", "ecu", u.o.ECU, "error", err)
 			}
 			ends <- err

@@ -1,5 +1,5 @@
-// Package installtest is a board with two systems and a boot loader, and an install.Installer before it that behaves as RAUC does with
-// U-Boot: attempts are counted down at each start, and a system without any is not started.
+// Package installtest is a board with two systems and a boot loader, and an install.Installer before it that behaves as
+// RAUC does with U-Boot: attempts are counted down at each start, and a system without any is not started.
 package installtest
 
 import (
