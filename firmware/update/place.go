@@ -34,6 +34,7 @@ type place interface {
 type standing struct {
 	image    *slots.Meta // that is committed, if it is known
 	trial    *slots.Meta // that runs on trial; before begin has answered: that may
+	last     bool        // there is nothing that could be started in its place
 	goesBack string      // why the one on trial is rejected already
 	rejected []slots.Rejection
 	outcomes []slots.Outcome
@@ -58,8 +59,8 @@ func (s agentSlots) status() (standing, error) {
 		return standing{}, err
 	}
 	out := standing{image: st.Slots[st.Committed].Image, rejected: st.Rejected, outcomes: st.Outcomes}
-	if st.OnTrial() {
-		if out.trial = st.Slots[st.Trial.Slot].Image; out.trial == nil {
+	if out.last = st.FellBack(); out.last || st.OnTrial() {
+		if out.trial = st.Slots[st.Running].Image; out.trial == nil {
 			out.trial = &slots.Meta{}
 		}
 	}

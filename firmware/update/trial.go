@@ -53,9 +53,10 @@ func (u *Updater) writeTrial(t trial) error {
 	return u.o.Write(filepath.Join(u.o.Dir, trialFile), append(data, '\n'))
 }
 
-// probation judges the version that runs, until it is committed or rolled back; goesBack is why it was already. An error is of
-// restart: what was there before is to be started.
-func (u *Updater) probation(ctx context.Context, m slots.Meta, goesBack string) error {
+// probation judges the version that runs, until it is committed or rolled back; an error is of restart: what was there
+// before is to be started.
+func (u *Updater) probation(ctx context.Context, st standing) error {
+	m := *st.trial
 	log := u.o.Log.With("campaign", m.Campaign, "version", m.Version, "image", m.SHA256)
 	t, err := u.readTrial()
 	if err != nil || t.SHA256 != m.SHA256 {
@@ -69,8 +70,8 @@ func (u *Updater) probation(ctx context.Context, m slots.Meta, goesBack string) 
 			return err
 		}
 	}
-	if goesBack != "" {
-		return u.goBack(ctx, log, goesBack)
+	if st.goesBack != "" {
+		return u.goBack(ctx, log, st.goesBack)
 	}
 	u.tell(ctx, m, t.Baseline.Version, telemetrypb.UpdateInstalled, "")
 	log.Info("on probation", "before", t.Baseline.Version, "sources", t.Baseline.Sources, "acknowledged", t.Baseline.Acked)
@@ -93,7 +94,11 @@ func (u *Updater) probation(ctx context.Context, m slots.Meta, goesBack string) 
 			log.Info("committed", "why", why)
 			return nil
 		case probation.Fail:
-			return u.goBack(ctx, log, why)
+			if !st.last {
+				return u.goBack(ctx, log, why)
+			}
+			log.Error("what runs is not healthy, and nothing else could be started; it is judged anew", "why", why)
+			judge = probation.New(u.o.Probation, t.Baseline, probation.Progress{})
 		}
 		if now-kept >= keepEvery {
 			kept, t.Progress = now, judge.Progress()
@@ -156,7 +161,7 @@ func (u *Updater) reportOutcomes(ctx context.Context) {
 		default: // nobody's campaign has failed, but somebody should know
 			outcome, reason = telemetrypb.UpdateFailed, o.Kind+": "+o.Reason
 		}
-		if o.Image.Campaign == "" || u.tell(ctx, o.Image, before, outcome, reason) {
+		if u.tell(ctx, o.Image, before, outcome, reason) {
 			if err := u.place.reported(ctx, o.ID); err != nil {
 				u.o.Log.Warn("an update's outcome was told and could not be noted as told; it is told again", "error", err)
 			}
@@ -164,8 +169,11 @@ func (u *Updater) reportOutcomes(ctx context.Context) {
 	}
 }
 
-// tell reports, and says whether it is on its way for good.
+// tell reports, and says whether it is on its way for good. What no campaign brought interests nobody.
 func (u *Updater) tell(ctx context.Context, m slots.Meta, before string, outcome telemetrypb.Outcome, reason string) bool {
+	if m.Campaign == "" {
+		return true
+	}
 	u.vehicle.asking.Lock()
 	defer u.vehicle.asking.Unlock()
 	err := u.o.Report(ctx, &telemetrypb.UpdateOutcome{Campaign: m.Campaign, SHA256: m.SHA256, ECU: u.o.ECU, From: before, To: m.Version, Outcome: outcome, Reason: reason})

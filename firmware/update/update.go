@@ -57,7 +57,7 @@ func (u *Updater) run(ctx context.Context) error {
 		return fmt.Errorf("update: %w", err)
 	}
 	if st.trial != nil {
-		if err := u.probation(ctx, *st.trial, st.goesBack); err != nil {
+		if err := u.probation(ctx, st); err != nil {
 			return err
 		}
 	}

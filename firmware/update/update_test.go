@@ -441,6 +441,42 @@ func TestShortJourneys(t *testing.T) {
 	t.Fatal("never committed")
 }
 
+// Where the committed version cannot be started any more, the one that runs in its place commits itself, and is updated again.
+func TestFellBack(t *testing.T) {
+	c := newCar(t)
+	c.publish("2.0", 2, nil)
+	if err := c.live(c.launch(), never); !errors.Is(err, ErrRestart) {
+		t.Fatal(err)
+	}
+	if err := c.live(c.launch(), c.says("committed 2.0")); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := os.Remove(c.slots("").Executable(slots.B)); err != nil {
+		t.Fatal(err)
+	}
+	c.publish("3.0", 3, nil)
+	ill := works
+	ill.AnonBytes = 1 << 30
+	c.health = func(slots.Slot) probation.Health { return ill }
+	slot := c.launch()
+	if slot != slots.A {
+		t.Fatal(slot)
+	}
+	if err := c.live(slot, c.looked(50)); !errors.Is(err, context.Canceled) { // there is nothing else
+		t.Fatal(err)
+	}
+	if st, err := c.slots(slot).Status(); err != nil || st.Committed != slots.B {
+		t.Errorf("an ill one is committed, %v", err)
+	}
+	c.health = func(slots.Slot) probation.Health { return works }
+	if err := c.live(slot, never); !errors.Is(err, ErrRestart) {
+		t.Fatal(err)
+	}
+	if err := c.live(c.launch(), c.says("committed 3.0")); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
 // What the director takes back is not installed, however far it is.
 func TestWithdrawn(t *testing.T) {
 	c := newCar(t)
