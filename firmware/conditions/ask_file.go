@@ -14,6 +14,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waybill-telematics/waybill/internal/durable"
 )
 
 // Names of the two files of a FileAsker.
@@ -65,7 +67,7 @@ func (f *FileAsker) Withdraw() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return errors.Join(err, syncFolder(f.Dir))
+	return errors.Join(err, durable.SyncFolder(f.Dir))
 }
 
 // put writes the question unless the same one stands there, and gives back its number.
@@ -89,7 +91,7 @@ func (f *FileAsker) put(q Question) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return a.Number, writeDurably(path, append(data, '\n'), 0o644)
+	return a.Number, durable.Write(path, append(data, '\n'), 0o644)
 }
 
 // take reads and removes the answer. One that is not the head unit's, or not to this question, is removed as well: an error says why.
@@ -116,7 +118,7 @@ func (f *FileAsker) take(campaign, number string) (Answer, error) {
 
 // removeAnswer makes an answer count once: it is gone for good before it counts.
 func (f *FileAsker) removeAnswer(path string) error {
-	return errors.Join(os.Remove(path), syncFolder(f.Dir))
+	return errors.Join(os.Remove(path), durable.SyncFolder(f.Dir))
 }
 
 func (f *FileAsker) read(file *os.File, fd int) ([]byte, error) {

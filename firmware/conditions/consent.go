@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"time"
+
+	"github.com/waybill-telematics/waybill/internal/durable"
 )
 
 // Question is what a person in the vehicle is asked. It is also the line of JSON on the socket and in the file.
@@ -235,7 +237,7 @@ func (c *Consents) Use(campaign string) error {
 func (c *Consents) save(a asked) error {
 	data, err := json.Marshal(a)
 	if err == nil {
-		err = writeDurably(c.o.Path, data, 0o600)
+		err = durable.Write(c.o.Path, data, 0o600)
 	}
 	if err != nil {
 		a.Answer = Later

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/waybill-telematics/waybill/internal/durable"
 )
 
 // ReferenceOptions say where a vehicle has its time from.
@@ -72,7 +74,7 @@ func (r *Reference) confirm(at time.Time) error {
 	if !at.After(r.last) {
 		return nil
 	}
-	if err := writeDurably(r.o.Path, formatReference(at)); err != nil {
+	if err := durable.Write(r.o.Path, formatReference(at), 0o644); err != nil {
 		return &refusal{Storage, fmt.Errorf("time of the last verification: %w", err)}
 	}
 	r.last = at

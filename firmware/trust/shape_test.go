@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/waybill-telematics/waybill/internal/durable"
 )
 
 // Foreign JSON that go-tuf dereferences before it has checked a signature, or that its signature check panics over.
@@ -107,7 +109,7 @@ func TestReferenceFile(t *testing.T) {
 		}
 	}
 	path := t.TempDir() + "/time"
-	if err := writeDurably(path, []byte("9999-01-01T00:00:00Z 00000000\n")); err != nil {
+	if err := durable.Write(path, []byte("9999-01-01T00:00:00Z 00000000\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r, err := OpenReference(ReferenceOptions{Path: path, Built: at, Clock: func() (time.Time, bool) { return at.AddDate(60, 0, 0), false }})

@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/waybill-telematics/waybill/internal/durable"
 )
 
 // Store keeps the metadata that was verified, byte for byte as it was signed: ROLE.json, unversioned, and a second copy
@@ -52,7 +53,7 @@ func (s *Store) load(file string) ([]byte, error) {
 }
 
 func (s *Store) save(file string, data []byte) error {
-	if err := writeDurably(filepath.Join(s.dir, file), data); err != nil {
+	if err := durable.Write(filepath.Join(s.dir, file), data, 0o644); err != nil {
 		return &refusal{Storage, err}
 	}
 	return nil
@@ -64,7 +65,7 @@ func (s *Store) remove(files ...string) error {
 			return &refusal{Storage, err}
 		}
 	}
-	if err := syncFolder(s.dir); err != nil {
+	if err := durable.SyncFolder(s.dir); err != nil {
 		return &refusal{Storage, err}
 	}
 	return nil
@@ -107,32 +108,6 @@ func escape(s string) string {
 		}
 	}
 	return b.String()
-}
-
-func writeDurably(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, bytes.NewReader(data))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readSmall reads a file of our own outside a store; nil when there is none.
