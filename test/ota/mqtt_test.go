@@ -27,7 +27,7 @@ import (
 	"github.com/waybill-telematics/waybill/uplink/uplinktest"
 )
 
-const patience = 2 * time.Minute
+const long = 2 * time.Minute
 
 // published is an image that ota publish took, and what a vehicle was told of it.
 type published struct {
@@ -102,9 +102,9 @@ func run(t *testing.T, what string, f func(context.Context) error) {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(long); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", long, what)
 		}
 	}
 }
@@ -133,7 +133,7 @@ func (p *published) hostileChunks() [][]byte {
 func client(t *testing.T, broker, id string) mqtt.Client {
 	t.Helper()
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + broker).SetClientID(id).SetOrderMatters(false))
-	if token := c.Connect(); !token.WaitTimeout(patience) || token.Error() != nil {
+	if token := c.Connect(); !token.WaitTimeout(long) || token.Error() != nil {
 		t.Fatal(token.Error())
 	}
 	t.Cleanup(func() { c.Disconnect(100) })
@@ -219,7 +219,7 @@ func overMQTT(t *testing.T, hostile bool) {
 		}
 	})
 
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	began := time.Now()
 	image, err := d.Run(ctx)
