@@ -96,13 +96,15 @@ func (f *otaServeFlags) options(log *slog.Logger) (o chunks.Options, err error) 
 		}
 	}
 	o = chunks.Options{
-		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, Share: f.share, Credentials: f.credentials(), TLS: f.tls(), Limits: f.limits, Log: log,
+		Broker: f.broker, ClientID: f.clientID, Tenant: f.tenant, Share: f.share, Credentials: f.credentials(),
+		TLS: f.tls(), Limits: f.limits, Log: log,
 	}
 	if o.ClientID == "" {
 		o.ClientID = "waybill-ota-" + rand.Text()[:10] // with the prefix what every broker of MQTT 3.1.1 takes (§3.1.3.1)
 	}
 	if f.share != "" {
-		shared, err := ingest.SharedChecker(ingest.ReceiverOptions{Broker: o.Broker, ClientID: o.ClientID, Share: o.Share, Credentials: o.Credentials, TLS: o.TLS, Log: log})
+		shared, err := ingest.SharedChecker(ingest.ReceiverOptions{Broker: o.Broker, ClientID: o.ClientID, Share: o.Share,
+			Credentials: o.Credentials, TLS: o.TLS, Log: log})
 		if err != nil {
 			return o, err
 		}
@@ -176,7 +178,8 @@ type chunkStatus struct {
 
 func (f *otaServeFlags) show(out io.Writer, s *chunks.Server, images *chunks.Images) error {
 	c := s.Counts()
-	n := chunkStatus{time.Now().UTC(), s.Connected(), images.Len(), c.Requests, c.Malformed, c.Unknown, c.Outside, c.Limited, c.Chunks, c.Bytes, c.Failed}
+	n := chunkStatus{time.Now().UTC(), s.Connected(), images.Len(), c.Requests,
+		c.Malformed, c.Unknown, c.Outside, c.Limited, c.Chunks, c.Bytes, c.Failed}
 	if f.json {
 		return json.NewEncoder(out).Encode(n)
 	}

@@ -42,11 +42,13 @@ func (l Limits) withDefaults() (Limits, error) {
 	case l.ChunkBytes < minChunk || l.ChunkBytes > maxChunk:
 		return l, fmt.Errorf("chunks of %d bytes: want %d to %d", l.ChunkBytes, minChunk, maxChunk)
 	case l.VehicleRate < minChunk || l.TotalRate < l.VehicleRate:
-		return l, fmt.Errorf("rates of %.0f bytes/s to a vehicle and %.0f to all: want at least %d, and no less to all than to one", l.VehicleRate, l.TotalRate, minChunk)
+		return l, fmt.Errorf("rates of %.0f bytes/s to a vehicle and %.0f to all: want at least %d, and no less to all than to one",
+			l.VehicleRate, l.TotalRate, minChunk)
 	case l.VehicleFlight < minChunk || l.TotalFlight < l.VehicleFlight:
 		return l, fmt.Errorf("%d bytes in flight to a vehicle and %d to all: want at least %d, and no less to all than to one", l.VehicleFlight, l.TotalFlight, minChunk)
 	case l.VehicleAsked < minChunk || l.Vehicles < 1:
-		return l, fmt.Errorf("%d bytes asked for by each of %d vehicles: want at least %d and 1", l.VehicleAsked, l.Vehicles, minChunk)
+		return l, fmt.Errorf("%d bytes asked for by each of %d vehicles: want at least %d and 1",
+			l.VehicleAsked, l.Vehicles, minChunk)
 	}
 	return l, nil
 }

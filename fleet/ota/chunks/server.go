@@ -101,7 +101,8 @@ func (s *Server) Connected() bool { return s.connected.Load() }
 // Counts is what was done since the start.
 func (s *Server) Counts() Counts {
 	c := &s.count
-	return Counts{c.requests.Load(), c.malformed.Load(), c.unknown.Load(), c.outside.Load(), c.limited.Load(), c.chunks.Load(), c.bytes.Load(), c.failed.Load()}
+	return Counts{c.requests.Load(), c.malformed.Load(), c.unknown.Load(), c.outside.Load(),
+		c.limited.Load(), c.chunks.Load(), c.bytes.Load(), c.failed.Load()}
 }
 
 // steadyAfter is how long a connection lasts that takes the back-off back, and retryCap the most that is waited.

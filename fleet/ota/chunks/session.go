@@ -94,7 +94,8 @@ func (s *Server) work(ctx context.Context, client mqtt.Client, incoming <-chan m
 			s.take(q, time.Now(), m)
 		case <-timer.C:
 			if len(flying) > 0 && time.Since(flying[0].at) > ackTimeout {
-				return fmt.Errorf("no PUBACK for a chunk of %d bytes in %s: the broker may refuse packets of that length (--chunk-bytes)", flying[0].length, ackTimeout)
+				return fmt.Errorf("no PUBACK for a chunk of %d bytes in %s: the broker may refuse packets of that length (--chunk-bytes)",
+					flying[0].length, ackTimeout)
 			}
 		case <-acked:
 			if err := flying[0].token.Error(); err != nil {
