@@ -17,6 +17,8 @@ const (
 	TopicReceipt  = "down/receipt"  // Receipt
 	TopicCommand  = "down/command"  // Down
 	TopicCampaign = "down/campaign" // Down, retained
+	TopicRequest  = "up/request"    // delivery.Request: bytes of an image are asked for
+	TopicChunk    = "down/chunk"    // delivery.Chunk: some of them
 )
 
 // Topic is wb1/{tenant}/{device}/{rest}. Tenant and device have passed CheckName.

@@ -9,7 +9,7 @@ func TestTopic(t *testing.T) {
 	if got := Topic("acme", "car-7", TopicLane(Lane_LANE_TELEMETRY)); got != "wb1/acme/car-7/up/telemetry" {
 		t.Error(got)
 	}
-	for _, rest := range []string{TopicStatus, TopicResult, TopicReceipt, TopicCommand, TopicCampaign, TopicLane(Lane_LANE_RAW)} {
+	for _, rest := range []string{TopicStatus, TopicResult, TopicReceipt, TopicCommand, TopicCampaign, TopicRequest, TopicChunk, TopicLane(Lane_LANE_RAW)} {
 		tenant, device, got, err := ParseTopic(Topic("acme", "käfer", rest))
 		if tenant != "acme" || device != "käfer" || got != rest || err != nil {
 			t.Errorf("%s: %s %s %s %v", rest, tenant, device, got, err)

@@ -36,8 +36,11 @@ func (s *session) feed() {
 		default:
 		}
 		s.lane.Store(int32(f.lane))
+		if f.request {
+			s.lane.Store(int32(bulk))
+		}
 		s.fill(f.lossy)
-		f.token = s.client.Publish(topic, 1, f.lane == 0, payload)
+		f.token = s.client.Publish(topic, 1, f.lane == 0 && !f.request, payload)
 		select {
 		case s.fifo <- f:
 		case <-s.done:
@@ -102,6 +105,9 @@ func (s *session) next() (f *flight, topic string, payload []byte, wait time.Dur
 	full, asked := false, false
 	for _, c := range drainOrder() {
 		if c.part != whole && !asked {
+			if f, payload = s.nextRequest(now); f != nil {
+				return f, s.u.topic(telemetrypb.TopicRequest), payload, 0
+			}
 			// A suspect before the mass: what breaks connections holds up the rest until it is known.
 			if asked = true; s.u.suspectDue(now) {
 				if !s.idle(false) {
@@ -209,7 +215,7 @@ type room struct {
 	payload int           // bytes of a payload
 }
 
-// room says whether a publish may go now. Control and events have two places of their own, beside the budget, so that
+// room says whether a publish may go now; lane 0 is a request, which no receipt is awaited for. Control and events have two places of their own, beside the budget, so that
 // they never stand behind the backlog; a suspect flies alone.
 func (s *session) room(now time.Time, l telemetrypb.Lane, old bool) (r room) {
 	u := s.u
@@ -217,7 +223,7 @@ func (s *session) room(now time.Time, l telemetrypb.Lane, old bool) (r room) {
 	defer u.mu.Unlock()
 	r.payload = min(u.limitLocked(), s.budget.payload())
 	places, bytes := u.o.InFlight, u.o.InFlightBytes
-	urgent := l <= telemetrypb.Lane_LANE_EVENT
+	urgent := l != 0 && l <= telemetrypb.Lane_LANE_EVENT
 	if urgent {
 		places, bytes = places+2, bytes+2*u.o.PayloadBytes
 	}
@@ -226,11 +232,11 @@ func (s *session) room(now time.Time, l telemetrypb.Lane, old bool) (r room) {
 		if f.alone {
 			return r
 		}
-		if f.lane <= buffer.Lane(telemetrypb.Lane_LANE_EVENT) {
+		if f.lane <= buffer.Lane(telemetrypb.Lane_LANE_EVENT) && !f.request {
 			reserved--
 		}
 	}
-	if len(s.flying) >= places || u.o.Ack == AckReceipt && u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes) {
+	if len(s.flying) >= places || l != 0 && u.o.Ack == AckReceipt && u.win.full(buffer.Lane(l), old, u.o.UnreceiptedCount, u.o.UnreceiptedBytes) {
 		return r
 	}
 	if len(s.flying) > 0 && s.flyingBytes+r.payload > bytes {

@@ -76,7 +76,7 @@ type Options struct {
 	// again at least once a second and must not block.
 	Allowed func(telemetrypb.Lane) bool
 	// OnTraffic is told of bytes below TLS and websocket, as they are given to and taken from the kernel: those sent for
-	// batches of a lane at once, all others (lane 0) at the next tick. It must not block.
+	// batches of a lane at once, all others (lane 0) at the next tick. Requests and chunks are told of as raw's. It must not block.
 	OnTraffic func(lane telemetrypb.Lane, sent, received int)
 
 	Ack       Ack                                          // default AckReceipt
@@ -103,6 +103,9 @@ type Options struct {
 	// OnMessage takes what arrives on topics other than the receipts'. nil: counted and left. Like those above it
 	// is called on the goroutine that takes receipts and must not block.
 	OnMessage func(topic string, payload []byte)
+	// OnChunk takes what Ask asked for, and says why a message is none of it, which counts and drops it. It is called on several
+	// goroutines, receipts wait for none of them, and it must not block. nil: Ask asks for nothing.
+	OnChunk func(payload []byte) error
 
 	PayloadBytes     int   // most bytes of batches in one publish; one batch always goes. Default 64 KiB
 	InFlight         int   // publishes without PUBACK. Default 10

@@ -47,7 +47,9 @@ type session struct {
 	flying      []*flight // without PUBACK, oldest first
 	flyingBytes int
 	budget      budget
-	acks        int // PUBACKs of batches
+	request     *request // waits for its turn; nil: there is none
+	hears       hearing  // chunks
+	acks        int      // PUBACKs of batches
 	ackedBytes  int64
 	inARow      int // PUBACKs since the payload size last changed
 	pubacks     int // of batches and status
@@ -174,7 +176,12 @@ func (s *session) options(ctx context.Context) (*mqtt.ClientOptions, error) {
 	c.SetPingTimeout(o.PingTimeout)
 	c.SetWriteTimeout(o.WriteTimeout)
 	c.SetConnectTimeout(o.ConnectTimeout)
+	chunk := s.u.topic(telemetrypb.TopicChunk)
 	c.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
+		if o.OnChunk != nil && m.Topic() == chunk {
+			s.u.takeChunk(m)
+			return
+		}
 		select {
 		case s.inbox <- m:
 		case <-s.done:

@@ -50,6 +50,9 @@ type State struct {
 	Unrendered      uint64 // batches that could not go in plain or json
 	Unreadable      uint64 // batches that could not be sent at all
 	BytesSent       uint64 // handed to TLS, websocket or the kernel
+	Requests        uint64 // for images
+	Chunks          uint64 // that came of them
+	ChunksDropped   uint64 // that were none, or not wanted
 
 	InFlight      int // publishes without PUBACK
 	InFlightBytes int
@@ -83,6 +86,7 @@ func (u *Uplink) State() State {
 		Receipts: c.receipts.Load(), BatchesSent: c.batchesSent.Load(), BatchesReleased: c.released.Load(),
 		BatchesResent: c.resent.Load(), BatchesRejected: c.rejected.Load(), BatchesParked: c.parked.Load(),
 		BatchesOverdue: c.overdue.Load(), Mismatches: c.mismatches.Load(), OtherEpoch: c.otherEpoch.Load(),
+		Requests: c.requests.Load(), Chunks: c.chunks.Load(), ChunksDropped: c.chunksDropped.Load(),
 		Recalled: c.recalled.Load(), NotKept: c.notKept.Load(), Unrendered: c.unrendered.Load(), Unreadable: c.unreadable.Load(), BytesSent: c.bytesSent.Load(),
 	}
 	live := u.live.Load()
@@ -117,6 +121,7 @@ type counts struct {
 	unrendered, unreadable, denied, foreign           atomic.Uint64
 	recalled, notKept                                 atomic.Uint64
 	bytesSent, bytesReceived                          atomic.Uint64
+	requests, chunks, chunksDropped                   atomic.Uint64
 	attempts, refusals, resumed                       atomic.Uint64
 }
 
@@ -160,6 +165,9 @@ func (u *Uplink) register(r prometheus.Registerer) error {
 	counter("receipt_stale_total", "Receipt ranges about batches released before.", &c.stale)
 	counter("receipt_malformed_total", "Receipts that could not be read.", &c.malformed)
 	counter("subscriptions_denied_total", "Refused subscriptions to receipts.", &c.denied)
+	counter("requests_total", "Requests for images.", &c.requests)
+	counter("chunks_total", "Messages with parts of images.", &c.chunks)
+	counter("chunks_dropped_total", "Of these, those that were none, or that nobody waits for.", &c.chunksDropped)
 	counter("messages_foreign_total", "Messages on other topics.", &c.foreign)
 	counter("bytes_sent_total", "Bytes handed to TLS, websocket or the kernel.", &c.bytesSent)
 	counter("bytes_received_total", "Bytes received.", &c.bytesReceived)

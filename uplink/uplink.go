@@ -24,6 +24,7 @@ const (
 	alarmQueue       = "uplink.queue"       // the queue cannot be read, or does not let go
 	alarmUnreadable  = "uplink.unreadable"  // a batch in the queue cannot be sent
 	alarmDenied      = "uplink.denied"      // the broker ends the connection on whatever we publish
+	alarmRequest     = "uplink.request"     // the broker does not let us ask for images
 	alarmUnavailable = "uplink.unavailable" // the broker hangs up before it answers CONNECT, or says that it is not available
 )
 
@@ -46,6 +47,7 @@ type Uplink struct {
 	sessions     sessionCache
 	wire         wire
 	hints        hints
+	asks         asks
 
 	mu      sync.Mutex // guards what follows; nothing is called from under it
 	running bool
@@ -71,7 +73,7 @@ func New(o Options, q Queue) (*Uplink, error) {
 	}
 	u := &Uplink{
 		o: o, end: end, queue: q, win: newWindow(), payload: min(firstPayload, o.PayloadBytes), changed: make(chan struct{}),
-		hints: hints{wake: make(chan struct{}, 1)},
+		hints: hints{wake: make(chan struct{}, 1)}, asks: asks{turn: make(chan struct{}, 1)},
 		rec:   recall{nonce: newNonce()},
 		phase: Offline, reason: "not started", born: time.Now(), since: time.Now(),
 	}
@@ -231,7 +233,9 @@ func (u *Uplink) finish(s *session) {
 			lost = append(lost, f)
 		}
 	}
-	if !s.stopping.Load() && len(lost) > 0 {
+	asking := u.brokeLocked(s, now)
+	denied := asking && u.asks.broke >= requestLosses
+	if !s.stopping.Load() && len(lost) > 0 && !asking {
 		// A broker takes packets in order: with progress only the first is under suspicion, without any each is.
 		suspects := lost
 		if s.acks > 0 {
@@ -264,6 +268,10 @@ func (u *Uplink) finish(s *session) {
 	if !s.stopping.Load() {
 		u.count.losses.Add(1)
 	}
+	if denied {
+		u.o.Alarms.Raise(alarmRequest, fmt.Sprintf("the broker ends the connection at a request for an image, or at the subscription to what comes of it: allow %s and %s in its ACL, or leave update.mqtt out; requests wait meanwhile",
+			u.topic(telemetrypb.TopicRequest), u.topic(telemetrypb.TopicChunk)))
+	}
 	for _, k := range poison {
 		u.o.Alarms.Raise(alarmPoison, fmt.Sprintf("the broker closes the connection whenever batch %d of lane %s arrives: its packet limit or its ACL is the likely cause; %s. It is kept and tried alone, now and then, and so is what is nearly as large", k.seq, laneName(k.lane), known))
 	}
@@ -284,7 +292,13 @@ func (u *Uplink) acked(s *session, f *flight) {
 	s.budget.acked(now, f.mark, f.bytes)
 	s.budget.learned(now, trip, usual, sent)
 	if f.lane == 0 {
+		if f.request {
+			u.asks.broke, u.asks.until = 0, time.Time{}
+		}
 		u.mu.Unlock()
+		if f.request {
+			u.o.Alarms.Clear(alarmRequest)
+		}
 		u.o.Alarms.Clear(alarmDenied)
 		u.poke()
 		return

@@ -31,12 +31,13 @@ type held struct {
 
 // flight is one publish.
 type flight struct {
-	lane    buffer.Lane // 0: the status
-	seqs    []uint64    // of its batches, ascending
-	bytes   int         // of the publish
-	alone   bool        // a suspect that travels alone
-	large   bool        // it weighs as much as one that did not get through, and travels alone too
-	weight  int         // what it counts against the payload limit
+	lane    buffer.Lane // 0: the status, or a request
+	request bool
+	seqs    []uint64 // of its batches, ascending
+	bytes   int      // of the publish
+	alone   bool     // a suspect that travels alone
+	large   bool     // it weighs as much as one that did not get through, and travels alone too
+	weight  int      // what it counts against the payload limit
 	token   mqtt.Token
 	mark    mark
 	lossy   bool // at its sending the link lost packets

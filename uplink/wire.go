@@ -22,6 +22,7 @@ type wire struct {
 
 	mu           sync.Mutex // guards what follows
 	lanes        uint64     // of sent: told of already, as a lane's
+	chunks       uint64     // of got, likewise
 	toldS, toldG uint64     // told of already, as nobody's
 }
 
@@ -105,9 +106,9 @@ func (u *Uplink) account() {
 	w := &u.wire
 	w.mu.Lock()
 	// A PUBLISH under way is in sent and not yet in lanes: it is told of as nobody's and taken off the next sum.
-	sent, got := w.sent.Load()-min(w.sent.Load(), w.lanes), w.got.Load()
-	s, g := sent-min(sent, w.toldS), got-w.toldG
-	w.toldS, w.toldG = max(w.toldS, sent), got
+	sent, got := w.sent.Load()-min(w.sent.Load(), w.lanes), w.got.Load()-min(w.got.Load(), w.chunks)
+	s, g := sent-min(sent, w.toldS), got-min(got, w.toldG)
+	w.toldS, w.toldG = max(w.toldS, sent), max(w.toldG, got)
 	w.mu.Unlock()
 	if s > 0 || g > 0 {
 		u.o.OnTraffic(0, int(s), int(g))

@@ -36,6 +36,7 @@ func (a *agent) openUplink() error {
 	if err := a.useLinks(&o); err != nil {
 		return err
 	}
+	a.useChunks(&o)
 	if !secure(s.Broker) {
 		a.alarms.Raise("uplink.insecure", "INSECURE: the connection to the broker is without encryption, for a bench only: anybody on the way reads and changes what this vehicle sends, its password too. Use mqtts: or wss: and leave insecure: out")
 	}

@@ -37,7 +37,7 @@ func (c *checker) profile(s *settings) {
 		use.Payload = u.PayloadBytes
 	}
 	for _, rest := range []string{telemetrypb.TopicLane(telemetrypb.Lane_LANE_TELEMETRY), telemetrypb.TopicStatus, telemetrypb.TopicResult,
-		telemetrypb.TopicReceipt, telemetrypb.TopicCommand, telemetrypb.TopicCampaign} {
+		telemetrypb.TopicReceipt, telemetrypb.TopicCommand, telemetrypb.TopicCampaign, telemetrypb.TopicRequest, telemetrypb.TopicChunk} {
 		use.Topics = append(use.Topics, telemetrypb.Topic(s.Tenant, s.Device, rest))
 	}
 	told := map[string]bool{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -90,12 +91,13 @@ type agent struct {
 	uplink   *uplink.Uplink // nil: record only
 	creds    *credential.Store
 	links    *network.Links
-	commands *command.Runner // nil: nobody can send any
-	levels   *logLevel       // with commands
-	power    *powerControl   // nil: always on
-	updates  *updater        // nil: it stays what it is
-	healths  []healthSource  // of what is read
-	sleeps   atomic.Int64    // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
+	commands *command.Runner          // nil: nobody can send any
+	levels   *logLevel                // with commands
+	power    *powerControl            // nil: always on
+	updates  *updater                 // nil: it stays what it is
+	broker   atomic.Pointer[net.Addr] // our end of the connection to it; with update.mqtt
+	healths  []healthSource           // of what is read
+	sleeps   atomic.Int64             // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
 	damage   *damageLedger
 	evicts   *evictions
 	again    *renewal

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,7 +57,8 @@ type updater struct {
 	consents *conditions.Consents
 	health   health
 	outcomes outcomes
-	word     string // of the updater's goroutine
+	word     string                         // of the updater's goroutine
+	current  atomic.Pointer[update.Updater] // nil: none runs yet
 
 	state   *prometheus.GaugeVec
 	reports *prometheus.CounterVec
@@ -191,10 +193,14 @@ func (u *updater) follow(ctx context.Context) error {
 		Health: u.look, Sources: u.health.names(), Awake: func() time.Duration { return time.Duration(clock.Read().Mono) },
 		Probation: u.set.Probation, Report: u.report, Poll: u.set.Poll, Look: u.set.Look, Write: writeDurably, Log: u.log,
 	}
+	if u.set.MQTT {
+		o.Delivery.Asker = updateAsker{u}
+	}
 	up, err := update.New(o)
 	if err != nil {
 		return err
 	}
+	u.current.Store(up)
 	if st, err := u.slots.Status(); err == nil && st.OnTrial() {
 		u.enter(updateOnTrial)
 	} else {

@@ -28,6 +28,7 @@ type updateConfig struct {
 	Cohort    string                `yaml:"cohort"`
 	Roots     updateRootsConfig     `yaml:"roots"`
 	CA        string                `yaml:"ca"`
+	MQTT      bool                  `yaml:"mqtt"`
 	Slots     string                `yaml:"slots"`
 	Poll      string                `yaml:"poll"`
 	WiFi      []string              `yaml:"wifi"`
@@ -79,6 +80,7 @@ type updateSettings struct {
 	Director, Images, Targets []string // base URLs, with a slash at their end
 	DirectorRoot, ImagesRoot  string   // files
 	CA                        string   // file; "": the system's alone
+	MQTT                      bool     // ask the broker for images where no mirror answers
 	Slots                     string   // folder
 	Poll, Look                time.Duration
 	WiFi                      []string // interfaces
@@ -99,6 +101,7 @@ func (c *checker) update(s *settings) {
 		DirectorRoot: c.rootFile(raw.Roots.Director, at("roots", "director")...),
 		ImagesRoot:   c.rootFile(raw.Roots.Images, at("roots", "images")...),
 		CA:           c.path(raw.CA),
+		MQTT:         raw.MQTT,
 		Slots:        c.path(orDefault(raw.Slots, orDefault(os.Getenv("WAYBILL_FIRMWARE_DIR"), slots.DefaultDir))),
 		Poll:         c.duration(raw.Poll, time.Hour, time.Second, 7*24*time.Hour, at("poll")...), WiFi: raw.WiFi,
 		Conditions: conditions.Options{
@@ -136,6 +139,9 @@ func (c *checker) update(s *settings) {
 		if _, err := os.Stat(u.CA); err != nil {
 			c.fail(err.Error(), at("ca")...)
 		}
+	}
+	if u.MQTT && c.d.config.Uplink.Broker == "" {
+		c.fail("needs uplink.broker: waybill-fleet ota serve answers there", at("mqtt")...)
 	}
 	c.updateSignals(raw, u)
 	c.updateConsent(raw, u)

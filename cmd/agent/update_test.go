@@ -64,6 +64,7 @@ func TestUpdateConfiguration(t *testing.T) {
 		"a cohort too many":    {"update:\n  ecu: agent\n  cohort: '100'\n" + updateRoots, 7, []string{"update.cohort", "0 to 99"}},
 		"no root":              {"update:\n  ecu: agent\n" + strings.Replace(updateRoots, "d.json", "e.json", 1), 9, []string{"update.roots.director", "e.json", "no such file"}},
 		"something else":       {"update:\n  ecu: agent\n" + strings.Replace(updateRoots, "i.json", "a.dbc", 1), 9, []string{"update.roots.images", "a.dbc"}},
+		"images by no broker":  {"update:\n  ecu: agent\n  mqtt: true\n" + updateRoots, 7, []string{"update.mqtt", "uplink.broker"}},
 		"a signal nobody has":  {"update:\n  ecu: agent\n  signals: {speed: can0.Motion.VehicleSpede}\n" + updateRoots, 7, []string{"update.signals.speed", `did you mean "can0.Motion.VehicleSpeed"?`}},
 		"a gear without P":     {"update:\n  ecu: agent\n  signals: {gear: can0.Motion.VehicleSpeed}\n" + updateRoots, 7, []string{"update.signals.gear", "parked.gear"}},
 		"two ways to ask":      {"update:\n  ecu: agent\n  consent: {socket: a, file: b}\n" + updateRoots, 7, []string{"update.consent", "either socket"}},

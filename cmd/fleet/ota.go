@@ -20,7 +20,7 @@ import (
 
 func otaCommand() *cobra.Command {
 	group := cli.Group("ota", "Sign software for vehicles, publish it, and lead campaigns",
-		otaInitCommand(), otaKeyCommand(), otaSignCommand(), otaRotateCommand(), otaPublishCommand(), otaCampaignCommand(), otaStatusCommand())
+		otaInitCommand(), otaKeyCommand(), otaSignCommand(), otaRotateCommand(), otaPublishCommand(), otaCampaignCommand(), otaStatusCommand(), otaServeCommand())
 	group.Long = `Vehicles install what two repositories vouch for: the image repository, whose keys are offline and in several hands, says what may be
 installed at all; the director, whose key is online, says which vehicle shall install what. Both are files, in DIR/public, that any
 HTTPS store can host.
@@ -32,6 +32,7 @@ HTTPS store can host.
   5. waybill-fleet ota campaign create FILE.yaml, ota campaign advance ID
   6. waybill-fleet ota campaign run --db STORE                     by a timer: next stage, stop, renewal of what expires
   7. waybill-fleet ota status                                      what is public, what waits, what expires
+  8. waybill-fleet ota serve --broker URL                          images by MQTT, for vehicles to which HTTP is closed
 
 Everything may be interrupted and repeated. docs/OTA.md, "The OEM's side", has a worked example.`
 	return group

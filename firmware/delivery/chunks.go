@@ -15,10 +15,11 @@ type Asker interface {
 	Ask(ctx context.Context, request []byte) error
 }
 
-// chunks fetches by messages: the vehicle asks for a window of bytes, and for more when half of it has come.
+// chunks fetches by messages: the vehicle asks for a window of bytes, and for more when half of it has come. What was asked for stands
+// in the way of whatever else the broker has for the vehicle, so the window is small at first, and grows while it comes fast.
 type chunks struct {
 	asker   Asker
-	window  int64
+	window  int64 // the most
 	silence time.Duration
 	queue   chan []byte                       // bounded; what does not fit is dropped, counted, and asked for again
 	asking  atomic.Pointer[[sha256.Size]byte] // the file that chunks are taken for; nil: none
@@ -29,6 +30,9 @@ const (
 	chunkBytes  = 16 << 10 // of a message; a block of files up to 1 GiB
 	queueChunks = 64
 	mostSilent  = 3 // requests in a row without an answer
+
+	leastWindow = 2 * chunkBytes
+	windowTime  = 2 * time.Second // half a window that takes less doubles the next, one that takes twice as long halves it
 )
 
 // ErrNotAsked is a chunk of a file that is not being fetched by messages now.
@@ -81,6 +85,8 @@ func (c *chunks) fetch(ctx context.Context, d *Delivery, p *part, _ string, _ bo
 		cursor int64 // what is missing before it was asked for
 		out    int64 // and this much of it has not come
 		silent int
+		window = min(leastWindow, c.window)
+		since  time.Time // half a window had come, or the first was asked for
 	)
 	timer := time.NewTimer(c.silence)
 	defer timer.Stop()
@@ -88,8 +94,14 @@ func (c *chunks) fetch(ctx context.Context, d *Delivery, p *part, _ string, _ bo
 		if err := d.proceed(); err != nil {
 			return err
 		}
-		if out <= c.window/2 && cursor < p.id.length {
-			asked, next, err := c.ask(ctx, d, p, cursor, c.window-out)
+		if out <= window/2 && cursor < p.id.length {
+			if out > 0 {
+				window = nextWindow(window, c.window, time.Since(since))
+			}
+			if since = time.Now(); out > window/2 {
+				continue
+			}
+			asked, next, err := c.ask(ctx, d, p, cursor, window-out)
 			if err != nil {
 				return err
 			}
@@ -111,11 +123,22 @@ func (c *chunks) fetch(ctx context.Context, d *Delivery, p *part, _ string, _ bo
 			if silent++; silent >= mostSilent {
 				return fmt.Errorf("no chunk came in %s", seconds(mostSilent*c.silence))
 			}
-			cursor, out = 0, 0
+			cursor, out, window = 0, 0, min(leastWindow, c.window)
 			timer.Reset(c.silence)
 		}
 	}
 	return nil
+}
+
+// nextWindow gives the next window, by how long half of this one took.
+func nextWindow(window, most int64, took time.Duration) int64 {
+	switch {
+	case took < windowTime:
+		window *= 2
+	case took > 2*windowTime:
+		window = max(window/2, leastWindow)
+	}
+	return min(window, most)
 }
 
 // ask asks for what is missing from a place on, about most bytes of it.

@@ -220,3 +220,22 @@ func TestFlood(t *testing.T) {
 	}
 	run(t, c.d)
 }
+
+// TestWindow: what was asked for is what comes in a few seconds, on links of any speed, and never more than is allowed.
+func TestWindow(t *testing.T) {
+	const most = 256 << 10
+	for rate, want := range map[int64][2]int64{ // bytes/s: the least and the most that the window comes to
+		2_000: {32 << 10, 32 << 10}, 20_000: {64 << 10, 128 << 10}, 1_000_000: {most, most},
+	} {
+		window := int64(leastWindow)
+		for range 20 {
+			window = nextWindow(window, most, time.Duration(window/2)*time.Second/time.Duration(rate))
+		}
+		if window < want[0] || window > want[1] {
+			t.Errorf("a window of %d bytes at %d bytes/s, want %d to %d", window, rate, want[0], want[1])
+		}
+	}
+	if w := nextWindow(1000, 1000, time.Hour); w != 1000 {
+		t.Errorf("a window of %d bytes where 1000 are the most", w)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/waybill-telematics/waybill/firmware/delivery"
@@ -26,6 +27,8 @@ type Updater struct {
 	record  probation.Record
 	looked  time.Duration
 	told    string // what was refused, and why: once is enough
+
+	fetching atomic.Pointer[delivery.Delivery] // nil: nothing is
 }
 
 // New checks the options; it touches no disk.
@@ -222,6 +225,8 @@ func (u *Updater) delivery(order *Order) (*delivery.Delivery, error) {
 func (u *Updater) deliver(ctx context.Context, order *Order, d *delivery.Delivery) (*os.File, error) {
 	fetching, cancel := context.WithCancel(ctx)
 	defer cancel()
+	u.fetching.Store(d)
+	defer u.fetching.Store(nil)
 	type result struct {
 		image *os.File
 		err   error

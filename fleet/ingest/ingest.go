@@ -177,6 +177,9 @@ func (a *application) run(o *opened) error {
 		}
 		return a.deadLetter(reason, o.err, a.message.Payload)
 	}
+	if o.others {
+		return nil
+	}
 	if o.probe != nil && len(o.clocks)+len(o.batches) == 0 { // nothing of it stays, not even that there is such a device
 		return a.reply(o.probe)
 	}

@@ -20,6 +20,7 @@ type opened struct {
 	clocks         []*telemetrypb.ClockRecord
 	batches        []openedBatch
 	probe          []byte // a question that wants an answer, whatever else there is
+	others         bool   // it is sound for all we know, and not the store's to take
 	err            error  // nothing can be made of the message
 }
 
@@ -62,6 +63,10 @@ func open(m Message, ahead *int) (o opened) {
 		if err := proto.Unmarshal(m.Payload, o.result); err != nil {
 			o.err = fmt.Errorf("command result: %w", err)
 		}
+		return o
+	}
+	if rest == telemetrypb.TopicRequest { // waybill-fleet ota serve answers it; up/# brings it here too
+		o.others = true
 		return o
 	}
 	lane, isLane := strings.CutPrefix(rest, "up/")

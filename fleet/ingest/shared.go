@@ -74,6 +74,16 @@ func (r *Receiver) leaveOthers(ctx context.Context, client mqtt.Client) error {
 	return nil
 }
 
+// SharedChecker asks a broker whether it has shared subscriptions, for others than a Receiver: nil, ErrNoShared, or why it could not be
+// asked. It asks once more at each call until the broker has answered.
+func SharedChecker(o ReceiverOptions) (func(context.Context) error, error) {
+	r, err := NewReceiver(o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.checkShared, nil
+}
+
 // silentAnswers is how often in a row a broker may close instead of answering MQTT 5, before that is its answer.
 const silentAnswers = 3
 

@@ -43,3 +43,12 @@ func TestTake(t *testing.T) {
 		t.Errorf("the store is at %v, %v", at, err)
 	}
 }
+
+// TestRequestsAreOthers: what a vehicle asks of waybill-fleet ota serve comes here too, and leaves nothing.
+func TestRequestsAreOthers(t *testing.T) {
+	c := newCloud(t)
+	replies, counts := c.take(Message{Topic: "wb1/acme/car-1/up/request", Payload: []byte("\x01\x01 whatever")})
+	if n := c.s.Totals(); n.Letters != 0 || n.Devices != 0 || len(replies) != 0 || counts.Malformed != 0 {
+		t.Errorf("a request: %+v, %d replies, %+v", n, len(replies), counts)
+	}
+}

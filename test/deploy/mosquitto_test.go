@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
@@ -93,5 +95,55 @@ func TestMosquittoKeepsVehiclesApart(t *testing.T) {
 	case topic := <-heard:
 		t.Errorf("the thief was sent a message on %s", topic)
 	default:
+	}
+}
+
+// TestMosquittoImages: who serves images hears requests and sends chunks, by the stores' door, and nothing else.
+func TestMosquittoImages(t *testing.T) {
+	f := startMosquitto(t)
+	s := f.receive()
+	q, _ := f.vehicle("car-0000001")
+	var mu sync.Mutex
+	heard := map[string]int{}
+	images, err := f.client(1, f.tls(f.fleet.Leaf("images")), "images", func(_ mqtt.Client, m mqtt.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		heard[m.Topic()]++
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, filter := range []string{"$share/images/wb1/+/+/up/request", "wb1/+/+/up/#", "#"} {
+		images.Subscribe(filter, 1, nil).WaitTimeout(patience)
+	}
+	got := make(chan string, 10)
+	car, err := f.client(0, f.tls(f.vehicles.Leaf("car-0000002")), "", func(_ mqtt.Client, m mqtt.Message) { got <- m.Topic() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := func(rest string) string { return telemetrypb.Topic(tenant, "car-0000002", rest) }
+	car.Subscribe(mine("down/#"), 1, nil).WaitTimeout(patience)
+	add(t, q, 5)
+	f.wait("telemetry has its receipt", func() bool { return q.Len() == 0 })
+	car.Publish(mine(telemetrypb.TopicRequest), 1, false, "a request").WaitTimeout(patience)
+	f.wait("the request arrives", func() bool { mu.Lock(); defer mu.Unlock(); return heard[mine(telemetrypb.TopicRequest)] > 0 })
+	for _, rest := range []string{telemetrypb.TopicCommand, telemetrypb.TopicCampaign, telemetrypb.TopicReceipt, telemetrypb.TopicChunk} {
+		images.Publish(mine(rest), 1, false, "x").WaitTimeout(patience)
+	}
+	select {
+	case topic := <-got:
+		if topic != mine(telemetrypb.TopicChunk) {
+			t.Errorf("the image server reached %s", topic)
+		}
+	case <-time.After(patience):
+		t.Error("the image server reaches no vehicle")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(heard) != 1 {
+		t.Errorf("the image server hears %v", heard)
+	}
+	if n := s.Totals(); n.Letters != 0 || n.Devices != 1 {
+		t.Errorf("requests left %d dead letters, and %d devices where one has data", n.Letters, n.Devices)
 	}
 }

@@ -259,6 +259,9 @@ func (s *Store) takeLocked(topic string, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	if rest == telemetrypb.TopicRequest { // not the store's
+		return nil
+	}
 	if rest == telemetrypb.TopicStatus {
 		status := new(telemetrypb.Status)
 		if err := proto.Unmarshal(payload, status); err != nil {
