@@ -157,6 +157,9 @@ func (b *bench) status() (st slots.Status, err error) {
 // patience bounds each wait: an emulated machine on a busy one is slow.
 const patience = 4 * time.Minute
 
+// mostFailures are those of two images that are killed three times each; more is a fault elsewhere.
+const mostFailures = 6
+
 // until waits for the status to be so.
 func (b *bench) until(what string, so func(slots.Status) bool) error {
 	for end := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
@@ -167,6 +170,9 @@ func (b *bench) until(what string, so func(slots.Status) bool) error {
 		if so(st) {
 			fmt.Printf("seen: %s\n", what)
 			return nil
+		}
+		if b.agent.failed() > mostFailures {
+			return fmt.Errorf("the agent fails again and again, waiting for this: %s", what)
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("it did not come to this: %s", what)

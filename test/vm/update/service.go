@@ -27,6 +27,7 @@ type service struct {
 	ended    chan struct{} // closed when process has ended
 	stopping bool
 	ready    bool     // process has said READY=1
+	failures int      // processes that ended by themselves and not well
 	log      []string // all lines of all processes
 }
 
@@ -98,6 +99,9 @@ func (s *service) keep(cmd *exec.Cmd, log io.Reader, ended chan struct{}) {
 	defer s.mu.Unlock()
 	close(ended)
 	s.ready = false
+	if !cmd.ProcessState.Success() {
+		s.failures++
+	}
 	if !s.stopping {
 		if err := s.startLocked(); err != nil {
 			fmt.Println("broken:", err)
@@ -117,6 +121,13 @@ func (s *service) stop() error {
 		return fmt.Errorf("the agent was to stop and ended with %v", cmd.ProcessState)
 	}
 	return nil
+}
+
+// failed says how often the agent failed.
+func (s *service) failed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failures
 }
 
 func (s *service) isReady() bool {
