@@ -155,7 +155,7 @@ func (b *bench) status() (st slots.Status, err error) {
 }
 
 // patience bounds each wait: an emulated machine on a busy one is slow.
-const patience = 4 * time.Minute
+const patience = 2 * time.Minute
 
 // mostFailures are those of two images that are killed three times each; more is a fault elsewhere.
 const mostFailures = 6
