@@ -26,8 +26,8 @@ var machines = map[string]machine{
 }
 
 // diskModules are what a disk with an ext4 needs on Debian's kernels, in order of loading.
-var diskModules = []string{"drivers/virtio/virtio_mmio", "drivers/block/virtio_blk", "crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16",
-	"fs/mbcache", "fs/jbd2/jbd2", "fs/ext4/ext4"}
+var diskModules = []string{"drivers/virtio/virtio_mmio", "drivers/block/virtio_blk",
+	"crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16", "fs/mbcache", "fs/jbd2/jbd2", "fs/ext4/ext4"}
 
 // Emulate boots Debian's kernel for a GOARCH (arm64, or arm for armv7) under full emulation and runs the job there. The
 // guest has no file tree but files: paths in the guest, and the host's files that stand there.
@@ -91,7 +91,8 @@ func (b *Bed) qemu(t testing.TB, m machine, kernel string, modules []string, fil
 		args = append(args, "-smp", "1", "-icount", "shift=1,sleep=off")
 	}
 	for i, disk := range b.job.Disks {
-		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d", disk, i), "-device", fmt.Sprintf("virtio-blk-device,drive=disk%d", i))
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d", disk, i),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=disk%d", i))
 	}
 	return deps.Program(t, "qemu-system", m.program, append(args,
 		"-m", fmt.Sprint(b.job.memory()), "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",

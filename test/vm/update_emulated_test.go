@@ -9,6 +9,8 @@ func TestUpdateOnAnEmulatedVehicle(t *testing.T) {
 	w := newWorkshop(t, "arm64")
 	follow := Build(t, "arm64", "build", "./test/vm/update")
 	disk := w.disk(t)
-	w.follow(t, disk, NewEmulatedBed(t, "arm64", Job{Command: []string{"/bin/follow", "", "/dev/vda", "/tmp/mnt"}, Disks: []string{disk},
-		Interfaces: []string{"vcan0"}, Timeout: updateTime, Memory: 1024}, map[string]string{"/bin/follow": follow}))
+	w.follow(t, disk, NewEmulatedBed(t, "arm64", Job{
+		Command: []string{"/bin/follow", "", "/dev/vda", "/tmp/mnt"}, Disks: []string{disk}, Interfaces: []string{"vcan0"},
+		Timeout: updateTime, Memory: 1024,
+	}, map[string]string{"/bin/follow": follow}))
 }

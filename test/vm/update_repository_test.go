@@ -55,7 +55,8 @@ stop: {rolled_back: 1}
 
 // updateCampaigns are led one after the other. The last one offers the image of the one before again.
 var updateCampaigns = []struct{ id, version, fault string }{
-	{"healthy", "2.0.0", ""}, {"crashes", "3.0.0", "crashes"}, {"hangs", "4.0.0", "hangs"}, {"deaf", "5.0.0", "deaf"}, {"again", "5.0.0", ""},
+	{"healthy", "2.0.0", ""}, {"crashes", "3.0.0", "crashes"}, {"hangs", "4.0.0", "hangs"}, {"deaf", "5.0.0", "deaf"},
+	{"again", "5.0.0", ""},
 }
 
 // workshop is the OEM's side on the host, and the vehicle's disk as it leaves the factory.
@@ -72,7 +73,10 @@ type updateImage struct{ SHA256, Version string }
 // newWorkshop builds everything, publishes and leads the campaigns, and keeps what the director says in each.
 func newWorkshop(t *testing.T, goarch string) *workshop {
 	t.Helper()
-	w := &workshop{goarch: goarch, hardware: "linux/" + goarch, dir: t.TempDir(), fleet: Build(t, runtime.GOARCH, "build", "./cmd/fleet"), images: map[string]updateImage{}}
+	w := &workshop{
+		goarch: goarch, hardware: "linux/" + goarch, dir: t.TempDir(), fleet: Build(t, runtime.GOARCH, "build", "./cmd/fleet"),
+		images: map[string]updateImage{},
+	}
 	if goarch == "arm" {
 		w.hardware += "v7"
 	}
@@ -89,7 +93,8 @@ func newWorkshop(t *testing.T, goarch string) *workshop {
 			}
 			sum := sha256.Sum256(image)
 			w.images[c.id] = updateImage{hex.EncodeToString(sum[:]), c.version}
-			w.ota(t, oem, "publish", path, "--name", "agent", "--hardware", w.hardware, "--version", c.version, "--release-counter", fmt.Sprint(n+2), "--key", team)
+			w.ota(t, oem, "publish", path, "--name", "agent", "--hardware", w.hardware, "--version", c.version,
+				"--release-counter", fmt.Sprint(n+2), "--key", team)
 		}
 		w.write(t, "campaign.yaml", fmt.Appendf(nil, updateCampaign, c.id, prefix+"/agent-"+c.version, w.hardware))
 		w.ota(t, oem, "campaign", "create", "../campaign.yaml")
@@ -108,7 +113,7 @@ func (w *workshop) factory(t *testing.T) {
 	t.Helper()
 	w.install(t, "agent", w.agent(t, "1.0.0", ""))
 	for _, name := range []string{"launcher", "fleet", "simulate"} {
-		w.install(t, name, Build(t, w.goarch, "build", "./cmd/"+name, "-ldflags", "-s -w"))
+		w.install(t, name, Build(t, w.goarch, "build", "./cmd/"+name, "-trimpath", "-ldflags", "-s -w"))
 	}
 	for _, name := range []string{"director", "image"} {
 		w.copy(t, "oem/factory/"+name+".root.json", "disk/"+name+".root.json")
@@ -128,11 +133,14 @@ func (w *workshop) factory(t *testing.T) {
 func (w *workshop) agent(t *testing.T, version, fault string) string {
 	t.Helper()
 	const identity = " -X github.com/waybill-telematics/waybill/firmware."
-	flags := []string{"-trimpath", "-ldflags", "-s -w" + identity + "version=" + version + identity + "built=" + time.Now().UTC().Format(time.RFC3339)}
+	built := time.Now().UTC().Format(time.RFC3339)
+	flags := []string{"-trimpath", "-ldflags", "-s -w" + identity + "version=" + version + identity + "built=" + built}
 	if fault != "" {
 		flags[2] += " -X main.fault=" + fault
 		root := deps.Root(t)
-		over, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "cmd/agent/fault.go"): filepath.Join(root, "test/vm/testdata/fault.go")}})
+		over, err := json.Marshal(map[string]any{"Replace": map[string]string{
+			filepath.Join(root, "cmd/agent/fault.go"): filepath.Join(root, "test/vm/testdata/fault.go"),
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,15 +15,18 @@ import (
 	"github.com/waybill-telematics/waybill/test/deps"
 )
 
-// TestUpdateInAGuest: a vehicle of real programs follows a director from version 1 to version 2, and back from three that do not work. Its car
-// drives, then stands; its probation is cut short by ten ignition cycles, an orderly reboot and a power cut; its clock is in 1970 and in 2099.
-// What the store then says of each campaign, and which frames it has, is asked of it with waybill-fleet.
+// TestUpdateInAGuest: a vehicle of real programs follows a director from version 1 to version 2, and back from three that
+// do not work. Its car drives, then stands; its probation is cut short by ten ignition cycles, an orderly reboot and a
+// power cut; its clock is in 1970 and in 2099. What the store then says of each campaign, and which frames it has, is
+// asked of it with waybill-fleet.
 func TestUpdateInAGuest(t *testing.T) {
 	w := newWorkshop(t, "amd64")
 	follow := Build(t, "amd64", "build", "./test/vm/update")
 	disk := w.disk(t)
 	dir := filepath.Join(w.dir, "mnt")
-	w.follow(t, disk, NewBed(t, Job{Command: []string{follow, "", "/dev/ubda", dir}, Disks: []string{disk}, Interfaces: []string{"vcan0"}, Timeout: updateTime}))
+	w.follow(t, disk, NewBed(t, Job{
+		Command: []string{follow, "", "/dev/ubda", dir}, Disks: []string{disk}, Interfaces: []string{"vcan0"}, Timeout: updateTime,
+	}))
 }
 
 // updateTime bounds one boot.

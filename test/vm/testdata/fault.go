@@ -1,4 +1,4 @@
-// This file is laid over cmd/agent (go build -overlay) to make an agent of which nobody could have told that it does not work.
+// This file is laid over cmd/agent (go build -overlay) to make an agent that does not work on a vehicle.
 package main
 
 import (
@@ -31,7 +31,7 @@ func init() {
 
 // refuseCAN has the kernel refuse sockets of CAN to this process: a filter of system calls, seccomp(2), for all threads.
 func refuseCAN() error {
-	const number, domain = 0, 16 // offsets in struct seccomp_data, of the lower half of the first argument on little-endian machines
+	const number, domain = 0, 16 // offsets in struct seccomp_data; the second is right on little-endian machines
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SOCKET, Jf: 3},
@@ -44,7 +44,8 @@ func refuseCAN() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
+		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return errno
 	}

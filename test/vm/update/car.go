@@ -64,7 +64,8 @@ func (c *car) drives(duration string, ignition bool) error {
 		_ = c.drive.Wait()
 	}
 	c.ignition.Store(ignition)
-	c.drive = exec.Command(c.simulate, "drive", "--can", "vcan0", "--duration", duration, "--start", "2026-06-01T12:00:00Z") // the clock may be anything
+	// The clock may be anything, and a drive cannot begin at any time.
+	c.drive = exec.Command(c.simulate, "drive", "--can", "vcan0", "--duration", duration, "--start", "2026-06-01T12:00:00Z")
 	c.drive.Stdout, c.drive.Stderr = os.Stdout, os.Stderr
 	return c.drive.Start()
 }

@@ -13,7 +13,8 @@ import (
 // cycles is how often the ignition goes off during the probation.
 const cycles = 10
 
-// install is the first boot: an agent in slot a learns of version 2 on the road, installs it once parked, and starts it again and again.
+// install is the first boot: an agent in slot a learns of version 2 on the road and installs it once parked; the ignition
+// goes off and on while that is on trial.
 func (b *bench) install() error {
 	if out, err := exec.Command(b.bin("launcher"), "--seed", b.bin("agent")).CombinedOutput(); err != nil {
 		return fmt.Errorf("seed: %w: %s", err, out)
@@ -90,7 +91,8 @@ func (b *bench) rest() error {
 	healthy := b.images["healthy"]
 	committed := func(st slots.Status) bool {
 		image := st.Slots[slots.B].Image
-		return st.Trial == nil && st.Committed == slots.B && image != nil && image.SHA256 == healthy.SHA256 && image.Version == healthy.Version
+		return st.Trial == nil && st.Committed == slots.B && image != nil && image.SHA256 == healthy.SHA256 &&
+			image.Version == healthy.Version
 	}
 	if err := b.until("version 2 is committed", committed); err != nil {
 		return err
@@ -112,7 +114,9 @@ func (b *bench) rest() error {
 			so   func(slots.Status) bool
 		}{
 			{"the image of " + twin.campaign + " is rolled back", b.rejected(twin.campaign, twin.reason)},
-			{"version 2 runs from slot b, and is committed", func(st slots.Status) bool { return b.runs(slots.B)(st) && committed(st) }},
+			{"version 2 runs from slot b, and is committed", func(st slots.Status) bool {
+				return b.runs(slots.B)(st) && committed(st)
+			}},
 			{"the rollback of " + twin.campaign + " is told", reported},
 		} {
 			if err := b.until(step.what, step.so); err != nil {
@@ -132,7 +136,7 @@ func (b *bench) rest() error {
 	return b.reads("rolled-back")
 }
 
-// reads says between which times of which boot the agent had the bus to itself, for the host to look for the frames in the store.
+// reads says between which times of which boot the agent read the bus, for the host to look for the frames in the store.
 func (b *bench) reads(when string) error {
 	clock := func() (t unix.Timespec) { _ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); return t }
 	from, heard := clock(), frames()

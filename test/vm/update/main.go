@@ -1,6 +1,6 @@
-// Command update is what runs in a guest that follows a director: the real launcher, agent and fleet, a simulated car, and a host of
-// the repositories that waybill-fleet ota made. It plays systemd, the driver and the workshop, holds what the launcher and the agent say to what
-// should be, and says on the console how it goes. It runs in guests only.
+// Command update is what runs in a guest that follows a director: the real launcher, agent and fleet, a simulated car,
+// and a host of the repositories that waybill-fleet ota made. It plays systemd and the driver, holds what the launcher and
+// the agent say to what should be, and says on the console how it goes. It runs in guests only.
 package main
 
 import (
@@ -124,7 +124,8 @@ func (b *bench) open(boot string) error {
 		return err
 	}
 	config := map[string]string{"1": "long", "2": "long", "3": "short"}[boot] // the probation
-	b.agent, err = newService([]string{b.bin("launcher"), "run", "-c", filepath.Join(b.dir, config+".yaml")}, "WAYBILL_FACTORY_AGENT=/nonexistent")
+	command := []string{b.bin("launcher"), "run", "-c", filepath.Join(b.dir, config+".yaml")}
+	b.agent, err = newService(command, "WAYBILL_FACTORY_AGENT=/nonexistent")
 	return err
 }
 

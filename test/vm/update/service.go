@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// hangs is what a faulty agent says when it hangs. The stand-in for systemd's timeouts kills it then: so nobody waits for them.
+// hangs is what a faulty agent says when it hangs. It is killed then, as systemd's timeouts would in the end.
 const hangs = "fault: hangs"
 
 // service keeps the agent running as systemd does with the package's unit: Type=notify, Restart=always.
