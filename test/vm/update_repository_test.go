@@ -24,8 +24,8 @@ device: {id: car-1, tenant: acme}
 data_dir: data
 can: [{bus: can0, interface: vcan0, dbc: [drive.dbc, ignition.dbc]}]
 collect:
-  signals: [{match: "*", sample: every}]
-queue: {commit_every: 200ms, seal_every: 1s}
+  signals: [{match: "can0.DriveCounter.FrameCounter", sample: every}]
+queue: {commit_every: 1s, seal_every: 2s}
 uplink: {broker: "mqtt://127.0.0.1:1883", insecure: true, drain: 30s}
 update:
   ecu: telematics

@@ -156,14 +156,14 @@ func (b *bench) status() (st slots.Status, err error) {
 }
 
 // patience bounds each wait: an emulated machine on a busy one is slow.
-const patience = 2 * time.Minute
+const patience = 6 * time.Minute
 
 // mostFailures are those of two images that are killed three times each; more is a fault elsewhere.
 const mostFailures = 6
 
 // until waits for the status to be so.
 func (b *bench) until(what string, so func(slots.Status) bool) error {
-	for end := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		st, err := b.status()
 		if err != nil {
 			return err
