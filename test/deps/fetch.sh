@@ -42,6 +42,7 @@ spec() {
     qemu-system)  echo "closure qemu-system-arm" ;;
     kernel-arm64) echo "kernel arm64 linux-image-arm64" ;;
     kernel-arm64-net) echo "kernel arm64 linux-image-arm64" ;;
+    kernel-arm64-disk) echo "kernel arm64 linux-image-arm64" ;;
     kernel-armhf) echo "kernel armhf linux-image-armmp" ;;
     cantools)     echo "pip cantools==45.1.0 can-isotp==2.0.7 udsoncan==1.26.1 py-obdii==0.10.5b0" ;;
     dbc-files)    echo "sdist cantools==45.1.0 opendbc==0.3.1 canmatrix==1.3.3" ;;
@@ -292,6 +293,8 @@ END
     kernel-*)
       local keep=(-path '*/net/can/*')
       [[ $group != *-net ]] || keep+=(-o -name 'veth.ko*' -o -name 'sch_netem.ko*')
+      [[ $group != *-disk ]] || keep+=(-o -path '*/fs/ext4/*' -o -path '*/fs/jbd2/*' -o -name 'mbcache.ko*' -o -name 'crc16.ko*' \
+        -o -name 'libcrc32c.ko*' -o -name 'crc32c_generic.ko*' -o -name 'virtio_mmio.ko*' -o -name 'virtio_blk.ko*')
       find "$dest" -name '*.ko*' ! \( "${keep[@]}" \) -delete
       rm -rf "$dest"/usr/lib/linux-image-* "$dest"/boot/System.map-*
       find "$dest" -depth -type d -empty -delete

@@ -2,7 +2,9 @@ package vm
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -23,52 +25,78 @@ var machines = map[string]machine{
 	"arm":   {"kernel-armhf", "qemu-system-arm", []string{"-M", "virt", "-cpu", "cortex-a7", "-smp", "2"}},
 }
 
+// diskModules are what a disk with an ext4 needs on Debian's kernels, in order of loading.
+var diskModules = []string{"drivers/virtio/virtio_mmio", "drivers/block/virtio_blk",
+	"crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16", "fs/mbcache", "fs/jbd2/jbd2", "fs/ext4/ext4"}
+
 // Emulate boots Debian's kernel for a GOARCH (arm64, or arm for armv7) under full emulation and runs the job there. The
 // guest has no file tree but files: paths in the guest, and the host's files that stand there.
 func Emulate(t testing.TB, goarch string, j Job, files map[string]string) Result {
+	t.Helper()
+	cmd, guest := NewEmulatedBed(t, goarch, j, files).command(t)
+	r, err := boot(cmd, guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// NewEmulatedBed prepares for booting j as Emulate does.
+func NewEmulatedBed(t testing.TB, goarch string, j Job, files map[string]string) *Bed {
 	t.Helper()
 	m, ok := machines[goarch]
 	if !ok {
 		t.Fatalf("no machine for GOARCH=%s", goarch)
 	}
 	group := m.group
-	if slices.ContainsFunc(j.Modules, func(name string) bool { return !strings.HasPrefix(name, "net/can/") }) {
-		group += "-net" // the same kernel, with veth and netem
+	switch { // the same kernel, with further modules
+	case len(j.Disks) > 0:
+		group += "-disk"
+		j.Modules = append(slices.Clone(diskModules), j.Modules...)
+	case slices.ContainsFunc(j.Modules, func(name string) bool { return !strings.HasPrefix(name, "net/can/") }):
+		group += "-net"
 	}
 	kernel := deps.Folder(t, group)
 	images, _ := filepath.Glob(filepath.Join(kernel, "boot/vmlinuz-*"))
 	if len(images) != 1 {
 		t.Fatalf("%d kernels in %s", len(images), kernel)
 	}
-	dir := t.TempDir()
-	all := map[string]string{"/init": BuildGuest(t, goarch), "/job.json": filepath.Join(dir, "job.json")}
-	for path, source := range files {
-		all[path] = source
+	files = maps.Clone(files)
+	if files == nil {
+		files = map[string]string{}
 	}
+	files["/init"] = BuildGuest(t, goarch)
 	var modules []string
 	for _, source := range modulePaths(t, filepath.Join(kernel, "lib/modules"), j.Modules) {
 		path := "/modules/" + filepath.Base(source)
 		modules = append(modules, path)
-		all[path] = source
+		files[path] = source
 	}
-	guest := j.guest(modules, "HOME=/tmp", "TMPDIR=/tmp")
-	writeJob(t, all["/job.json"], guest)
-	initrd := filepath.Join(dir, "initrd")
-	if err := writeInitrd(initrd, all); err != nil {
+	return &Bed{job: j, dir: t.TempDir(), machine: func(b *Bed, t testing.TB) (*exec.Cmd, guestJob) {
+		return b.qemu(t, m, images[0], modules, files)
+	}}
+}
+
+func (b *Bed) qemu(t testing.TB, m machine, kernel string, modules []string, files map[string]string) (*exec.Cmd, guestJob) {
+	t.Helper()
+	guest := b.job.guest(modules, "HOME=/tmp", "TMPDIR=/tmp")
+	files["/job.json"] = filepath.Join(b.dir, "job.json")
+	writeJob(t, files["/job.json"], guest)
+	initrd := filepath.Join(b.dir, "initrd")
+	if err := writeInitrd(initrd, files); err != nil {
 		t.Fatal(err)
 	}
 	args := slices.Clone(m.args)
-	if j.Steady {
+	if b.job.Steady {
 		args = append(args, "-smp", "1", "-icount", "shift=1,sleep=off")
 	}
-	cmd := deps.Program(t, "qemu-system", m.program, append(args,
-		"-m", fmt.Sprint(j.memory()), "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", images[0], "-initrd", initrd, "-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init waybill.job=/job.json")...)
-	r, err := boot(cmd, guest)
-	if err != nil {
-		t.Fatal(err)
+	for i, disk := range b.job.Disks {
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d", disk, i),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=disk%d", i))
 	}
-	return r
+	return deps.Program(t, "qemu-system", m.program, append(args,
+		"-m", fmt.Sprint(b.job.memory()), "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init waybill.job=/job.json")...), guest
 }
 
 // writeInitrd writes the files as a cpio archive of the kind that Linux unpacks for itself

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Machine is a User-Mode Linux that runs until its power is cut. What it wrote to its disks is in their files; what its
+// Machine is a computer that runs until its power is cut. What it wrote to its disks is in their files; what its
 // kernel had not written yet, its page cache, is gone with the process.
 type Machine struct {
 	cmd   *exec.Cmd

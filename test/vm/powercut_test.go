@@ -85,8 +85,8 @@ func (b *cutBench) insert(t *testing.T) {
 	})
 }
 
-// makeDisk makes an ext4 file system in a file, in memory if there is room.
-func makeDisk(t *testing.T, size int64) string {
+// makeDisk makes an ext4 file system in a file, in memory if there is room; mkfs.ext4 takes further options.
+func makeDisk(t *testing.T, size int64, options ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(memoryFolder(t.TempDir(), int(size>>20)+1024), "waybill-disk")
 	if err != nil {
@@ -94,7 +94,8 @@ func makeDisk(t *testing.T, size int64) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "disk.img")
-	mkfs := deps.Program(t, "e2fsprogs", "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", path, fmt.Sprintf("%dK", size>>10))
+	options = append([]string{"-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"}, options...)
+	mkfs := deps.Program(t, "e2fsprogs", "mkfs.ext4", append(options, path, fmt.Sprintf("%dK", size>>10))...)
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}

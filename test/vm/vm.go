@@ -35,7 +35,7 @@ type Job struct {
 	Modules    []string      // further modules, by path below the kernel's module folder, "net/sched/sch_netem"
 	Timeout    time.Duration // for the command; 2 minutes
 	Memory     int           // MiB; 512
-	Disks      []string      // files that are disks of a User-Mode Linux: /dev/ubda, /dev/ubdb …
+	Disks      []string      // files that are disks: /dev/ubda, /dev/ubdb … of a User-Mode Linux, /dev/vda of Emulate's machine
 	// Steady makes one processor of Emulate's machine, on which each instruction takes 2 ns of the guest's time: what it
 	// measures of itself does not depend on what else the host does. The guest does not wait for its timers.
 	Steady bool
@@ -100,40 +100,44 @@ func Run(t testing.TB, j Job) Result {
 	return r
 }
 
-// Bed boots a job under User-Mode Linux, once or again and again on the same disks.
+// Bed boots a job once, or again and again on the same disks.
 type Bed struct {
-	job    Job
-	folder string // of its package
-	init   string
-	dir    string
-	boots  int
+	job     Job
+	dir     string
+	boots   int
+	machine func(b *Bed, t testing.TB) (*exec.Cmd, guestJob) // the next boot
 }
 
-// NewBed prepares for booting j.
+// NewBed prepares for booting j under User-Mode Linux.
 func NewBed(t testing.TB, j Job) *Bed {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
 		deps.Missing(t, "User-Mode Linux exists for amd64 only, this is %s", runtime.GOARCH)
 	}
-	return &Bed{job: j, folder: deps.Folder(t, "uml"), init: BuildGuest(t, "amd64"), dir: t.TempDir()}
+	folder, init := deps.Folder(t, "uml"), BuildGuest(t, "amd64")
+	return &Bed{job: j, dir: t.TempDir(), machine: func(b *Bed, t testing.TB) (*exec.Cmd, guestJob) { return b.uml(t, folder, init) }}
 }
 
 // command is the next boot.
 func (b *Bed) command(t testing.TB) (*exec.Cmd, guestJob) {
 	t.Helper()
 	b.boots++
-	guest := b.job.guest(modulePaths(t, filepath.Join(b.folder, "usr/lib/uml/modules"), b.job.Modules), "HOME="+b.dir, "TMPDIR="+b.dir)
+	return b.machine(b, t)
+}
+
+func (b *Bed) uml(t testing.TB, folder, init string) (*exec.Cmd, guestJob) {
+	guest := b.job.guest(modulePaths(t, filepath.Join(folder, "usr/lib/uml/modules"), b.job.Modules), "HOME="+b.dir, "TMPDIR="+b.dir)
 	path := filepath.Join(b.dir, "job.json")
 	writeJob(t, path, guest)
 	args := []string{
 		fmt.Sprintf("mem=%dM", b.job.memory()), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
-		"init=" + b.init, "waybill.job=" + path, "uml_dir=" + b.dir, fmt.Sprintf("umid=guest%d", b.boots),
+		"init=" + init, "waybill.job=" + path, "uml_dir=" + b.dir, fmt.Sprintf("umid=guest%d", b.boots),
 		"con=null", "con0=null,fd:1", "quiet", "panic=-1",
 	}
 	for i, disk := range b.job.Disks {
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, disk))
 	}
-	cmd := exec.Command(filepath.Join(b.folder, "usr/bin/linux.uml"), args...)
+	cmd := exec.Command(filepath.Join(folder, "usr/bin/linux.uml"), args...)
 	cmd.Env = append(os.Environ(), "HOME="+b.dir, "TMPDIR="+memoryFolder(b.dir, b.job.memory()))
 	return cmd, guest
 }
