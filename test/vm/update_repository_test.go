@@ -45,7 +45,7 @@ BO_ 1952 Ignition: 1 Body
  SG_ On : 0|1@1+ (1,0) [0|1] "" Body
 `
 
-const updateCampaign = `
+const campaignText = `
 id: %s
 images: [{name: %s, ecu: telematics, hardware: %s}]
 conditions: {parked: true, ignition: "off"}
@@ -53,17 +53,29 @@ stages: [{percent: 100}]
 stop: {rolled_back: 1}
 `
 
-// updateCampaigns are led one after the other. The last one offers the image of the one before again.
-var updateCampaigns = []struct{ id, version, fault string }{
-	{"healthy", "2.0.0", ""}, {"crashes", "3.0.0", "crashes"}, {"hangs", "4.0.0", "hangs"}, {"deaf", "5.0.0", "deaf"},
-	{"again", "5.0.0", ""},
+// updateCourse is what a vehicle is put through: campaigns, one after the other, of which the last one offers the image of the one
+// before again, and how often the ignition goes off during the probation.
+type updateCourse struct {
+	campaigns []updateCampaign
+	cycles    int
 }
+
+type updateCampaign struct{ id, version, fault string }
+
+// wholeCourse has everything; shortCourse what an emulated machine, which takes ten times as long, has to show.
+var (
+	wholeCourse = updateCourse{cycles: 10, campaigns: []updateCampaign{
+		{"healthy", "2.0.0", ""}, {"crashes", "3.0.0", "crashes"}, {"hangs", "4.0.0", "hangs"}, {"deaf", "5.0.0", "deaf"}, {"again", "5.0.0", ""},
+	}}
+	shortCourse = updateCourse{cycles: 1, campaigns: []updateCampaign{{"healthy", "2.0.0", ""}, {"deaf", "5.0.0", "deaf"}, {"again", "5.0.0", ""}}}
+)
 
 // workshop is the OEM's side on the host, and the vehicle's disk as it leaves the factory.
 type workshop struct {
 	goarch, hardware string // linux/arm64
 	dir              string // oem, and disk: what is on the vehicle's
 	fleet            string // waybill-fleet for this machine
+	course           updateCourse
 	images           map[string]updateImage
 }
 
@@ -71,10 +83,10 @@ type workshop struct {
 type updateImage struct{ SHA256, Version string }
 
 // newWorkshop builds everything, publishes and leads the campaigns, and keeps what the director says in each.
-func newWorkshop(t *testing.T, goarch string) *workshop {
+func newWorkshop(t *testing.T, goarch string, course updateCourse) *workshop {
 	t.Helper()
 	w := &workshop{
-		goarch: goarch, hardware: "linux/" + goarch, dir: t.TempDir(), fleet: Build(t, runtime.GOARCH, "build", "./cmd/fleet"),
+		course: course, goarch: goarch, hardware: "linux/" + goarch, dir: t.TempDir(), fleet: Build(t, runtime.GOARCH, "build", "./cmd/fleet"),
 		images: map[string]updateImage{},
 	}
 	if goarch == "arm" {
@@ -84,7 +96,7 @@ func newWorkshop(t *testing.T, goarch string) *workshop {
 	team := filepath.Join("keys", "team-"+prefix, "team-"+prefix+".keys")
 	w.ota(t, w.dir, "init", "--quick", "oem", "--line", "sedan=telematics:"+w.hardware)
 	oem := filepath.Join(w.dir, "oem")
-	for n, c := range updateCampaigns {
+	for n, c := range course.campaigns {
 		if c.id != "again" {
 			path := w.agent(t, c.version, c.fault)
 			image, err := os.ReadFile(path)
@@ -96,7 +108,7 @@ func newWorkshop(t *testing.T, goarch string) *workshop {
 			w.ota(t, oem, "publish", path, "--name", "agent", "--hardware", w.hardware, "--version", c.version,
 				"--release-counter", fmt.Sprint(n+2), "--key", team)
 		}
-		w.write(t, "campaign.yaml", fmt.Appendf(nil, updateCampaign, c.id, prefix+"/agent-"+c.version, w.hardware))
+		w.write(t, "campaign.yaml", fmt.Appendf(nil, campaignText, c.id, prefix+"/agent-"+c.version, w.hardware))
 		w.ota(t, oem, "campaign", "create", "../campaign.yaml")
 		w.ota(t, oem, "campaign", "advance", c.id)
 		w.copy(t, filepath.Join("oem/public/director", cohort), filepath.Join("disk/www", c.id, "director", cohort))
@@ -118,11 +130,11 @@ func (w *workshop) factory(t *testing.T) {
 	for _, name := range []string{"director", "image"} {
 		w.copy(t, "oem/factory/"+name+".root.json", "disk/"+name+".root.json")
 	}
-	images, err := json.Marshal(w.images)
+	course, err := json.Marshal(map[string]any{"Cycles": w.course.cycles, "Images": w.images})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.write(t, "disk/images.json", images)
+	w.write(t, "disk/course.json", course)
 	w.write(t, "disk/drive.dbc", drive.DBC())
 	w.write(t, "disk/ignition.dbc", []byte(ignitionDBC))
 	w.write(t, "disk/long.yaml", []byte(strings.Replace(updateConfig, "HEALTHY", "1h", 1)))

@@ -20,7 +20,7 @@ import (
 // power cut; its clock is in 1970 and in 2099. What the store then says of each campaign, and which frames it has, is
 // asked of it with waybill-fleet.
 func TestUpdateInAGuest(t *testing.T) {
-	w := newWorkshop(t, "amd64")
+	w := newWorkshop(t, "amd64", wholeCourse)
 	follow := Build(t, "amd64", "build", "./test/vm/update")
 	disk := w.disk(t)
 	dir := filepath.Join(w.dir, "mnt")
@@ -121,7 +121,7 @@ func (w *workshop) checkOutcomes(t *testing.T, db string) {
 	if err := json.Unmarshal(out, &report); err != nil {
 		t.Fatal(err)
 	}
-	if len(report.Campaigns) != len(updateCampaigns) {
+	if len(report.Campaigns) != len(w.course.campaigns) {
 		t.Fatalf("%d campaigns", len(report.Campaigns))
 	}
 	for _, c := range report.Campaigns {

@@ -10,9 +10,6 @@ import (
 	"github.com/waybill-telematics/waybill/firmware/slots"
 )
 
-// cycles is how often the ignition goes off during the probation.
-const cycles = 10
-
 // install is the first boot: an agent in slot a learns of version 2 on the road and installs it once parked; the ignition
 // goes off and on while that is on trial.
 func (b *bench) install() error {
@@ -40,7 +37,7 @@ func (b *bench) install() error {
 	if err := b.car.drives(parkedFor, false); err != nil {
 		return err
 	}
-	for n := range cycles + 1 {
+	for n := range b.cycles + 1 {
 		if err := b.until(fmt.Sprintf("version 2 runs from slot b, ignition cycle %d", n), b.runs(slots.B)); err != nil {
 			return err
 		}
@@ -48,7 +45,7 @@ func (b *bench) install() error {
 		if err != nil || st.Trial == nil || st.Trial.Starts != n+1 || st.Trial.Crashes > 0 {
 			return fmt.Errorf("start %d is not one of a trial that goes on", n+1)
 		}
-		if n == cycles {
+		if n == b.cycles {
 			return nil
 		}
 		if err := b.agent.stop(); err != nil {
@@ -108,6 +105,9 @@ func (b *bench) rest() error {
 		{"hangs", "it ended by itself or was killed 3 times"},
 		{"deaf", "can0"},
 	} {
+		if _, there := b.images[twin.campaign]; !there {
+			continue
+		}
 		b.lead(twin.campaign)
 		for _, step := range []struct {
 			what string

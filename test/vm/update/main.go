@@ -36,9 +36,10 @@ func main() {
 	fmt.Println("done")
 }
 
-// bench is one boot. What stands on the disk in DIR is the host's work: bin, www, configurations, and images.json.
+// bench is one boot. What stands on the disk in DIR is the host's work: bin, www, configurations, and course.json.
 type bench struct {
 	dir    string
+	cycles int // how often the ignition goes off during the probation
 	images map[string]image
 	agent  *service
 	car    *car
@@ -65,13 +66,18 @@ func live(boot, device, dir string) error {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
 	b := &bench{dir: dir}
-	text, err := os.ReadFile(filepath.Join(dir, "images.json"))
+	var course struct {
+		Cycles int
+		Images map[string]image
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "course.json"))
 	if err == nil {
-		err = json.Unmarshal(text, &b.images)
+		err = json.Unmarshal(text, &course)
 	}
 	if err != nil {
 		return err
 	}
+	b.cycles, b.images = course.Cycles, course.Images
 	if err := b.open(boot); err != nil {
 		return err
 	}
