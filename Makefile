@@ -20,7 +20,7 @@ TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 CLOUD_SECONDS ?= 0
 .DEFAULT_GOAL := build
-.PHONY: help assets build cross check test test-arm test-system fuzz torture demo cloud bench lint proto clean
+.PHONY: help assets build cross docs check test test-arm test-system fuzz torture demo cloud bench lint proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,10 @@ cross: ## build agent and launcher for the vehicles into dist/ and check that th
 	@for a in arm arm64 amd64; do for p in agent launcher; do GOARCH=$$a GOARM=7 $(GOBUILD) -o dist/waybill-$$p-linux-$$a ./cmd/$$p; done; done
 	@go run ./test/checkelf -max-mib 20 dist/waybill-agent-linux-*
 	@go run ./test/checkelf -max-mib 4 dist/waybill-launcher-linux-*
+
+docs: ## write the configuration's schema and reference from its keys
+	go run ./cmd/agent config schema > docs/agent.schema.json.new && mv docs/agent.schema.json.new docs/agent.schema.json
+	reference="$$(go run ./cmd/agent config reference; echo x)" && sed -i '/^<!-- made by make docs -->/q' docs/CONFIGURATION.md && printf %s "$${reference%x}" >> docs/CONFIGURATION.md
 
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }

@@ -42,6 +42,7 @@ var foreign = []struct{ importer, prefix, why string }{
 	{"cmd/fleet", "github.com/twmb/franz-go/pkg/kfake", "tests' parts do not ship"},
 	{"cmd/fleet", "github.com/santhosh-tekuri/", "answers are held against the API's document by tests only"},
 	{"cmd/agent", "testing", "tests' parts do not ship"},
+	{"cmd/agent", "github.com/santhosh-tekuri/", "the configuration is held against its schema by tests only"},
 	{"cmd/launcher", "testing", "tests' parts do not ship"},
 	{"cmd/launcher", "net", "it starts a program"},
 	{"cmd/fleet", "testing", "tests' parts do not ship"},

@@ -39,8 +39,8 @@ type deviceConfig struct {
 }
 
 type logConfig struct {
-	Level  string `yaml:"level"`
-	Format string `yaml:"format"`
+	Level  string `yaml:"level" enum:"debug info warn error"`
+	Format string `yaml:"format" enum:"text json"`
 }
 
 type canConfig struct {
@@ -51,7 +51,7 @@ type canConfig struct {
 	Replay     string   `yaml:"replay"`
 	LogBus     string   `yaml:"log_bus"`
 	Speed      *float64 `yaml:"speed"`
-	Time       string   `yaml:"time"`
+	Time       string   `yaml:"time" enum:"log receipt"`
 	DBC        []string `yaml:"dbc"`
 	J1939      bool     `yaml:"j1939"`
 
@@ -66,8 +66,8 @@ type collectConfig struct {
 
 type signalConfig struct {
 	Match       string  `yaml:"match"`
-	Lane        string  `yaml:"lane"`
-	Sample      string  `yaml:"sample"`
+	Lane        string  `yaml:"lane" enum:"telemetry event"`
+	Sample      string  `yaml:"sample" enum:"on_change every"`
 	DeadBand    float64 `yaml:"dead_band"`
 	MinInterval string  `yaml:"min_interval"`
 	MaxInterval string  `yaml:"max_interval"`
@@ -83,7 +83,7 @@ type ruleConfig struct {
 
 type uplinkConfig struct {
 	Broker       string `yaml:"broker"`
-	Profile      string `yaml:"broker_profile"`
+	Profile      string `yaml:"broker_profile" enum:"none aws emqx hivemq mosquitto rabbitmq"`
 	ClientID     string `yaml:"client_id"`
 	Insecure     bool   `yaml:"insecure"`
 	CA           string `yaml:"ca"`
@@ -92,7 +92,7 @@ type uplinkConfig struct {
 	User         string `yaml:"user"`
 	PasswordFile string `yaml:"password_file"`
 
-	TLSMin             string       `yaml:"tls_min"`
+	TLSMin             string       `yaml:"tls_min" enum:"1.2 1.3"`
 	ServerName         string       `yaml:"server_name"`
 	CAPins             []string     `yaml:"ca_pins"`
 	PKCS12             string       `yaml:"pkcs12"`
@@ -107,10 +107,10 @@ type uplinkConfig struct {
 	ProxyUser          string       `yaml:"proxy_user"`
 	ProxyPasswordFile  string       `yaml:"proxy_password_file"`
 	Links              []linkConfig `yaml:"links"`
-	BudgetDay          string       `yaml:"budget_day"`
+	BudgetDay          string       `yaml:"budget_day" enum:"utc local"`
 
-	Ack            string            `yaml:"ack"`
-	Format         map[string]string `yaml:"format"`
+	Ack            string            `yaml:"ack" enum:"receipt puback"`
+	Format         map[string]string `yaml:"format" keys:"control event telemetry raw" enum:"columns plain json"`
 	KeepAlive      string            `yaml:"keep_alive"`
 	ReceiptTimeout string            `yaml:"receipt_timeout"`
 	RetryBase      string            `yaml:"retry_base"`

@@ -65,7 +65,7 @@ type identifierConfig struct {
 
 type valueConfig struct {
 	Name   string   `yaml:"name"`
-	Type   string   `yaml:"type"`
+	Type   string   `yaml:"type" enum:"uint int float ascii hex"`
 	Start  int      `yaml:"start"`
 	Bits   *int     `yaml:"bits"`
 	Scale  *float64 `yaml:"scale"`

@@ -20,9 +20,9 @@ type gpsConfig struct {
 	GPSD     *gpsdConfig  `yaml:"gpsd"`
 	Replay   string       `yaml:"replay"`
 	Speed    *float64     `yaml:"speed"`
-	Time     string       `yaml:"time"`
+	Time     string       `yaml:"time" enum:"log receipt"`
 	Motion   motionConfig `yaml:"motion"`
-	Position string       `yaml:"position"`
+	Position string       `yaml:"position" enum:"full grid off on_event"`
 	Grid     *float64     `yaml:"grid"`
 	When     string       `yaml:"when"`
 	Hold     string       `yaml:"hold"`

@@ -22,8 +22,8 @@ type linkConfig struct {
 	Interface string            `yaml:"interface"`
 	Metered   bool              `yaml:"metered"`
 	Priority  int               `yaml:"priority"`
-	Without   []string          `yaml:"without"`
-	Budget    map[string]string `yaml:"budget"`
+	Without   []string          `yaml:"without" enum:"control event telemetry raw"`
+	Budget    map[string]string `yaml:"budget" keys:"control event telemetry raw"`
 }
 
 // proxySettings is the way out of a network that lets nobody out directly.

@@ -51,7 +51,7 @@ type powerFloorConfig struct {
 	Volts      *float64 `yaml:"volts"`
 	Hysteresis *float64 `yaml:"hysteresis"`
 	Hold       string   `yaml:"hold"`
-	Unknown    string   `yaml:"unknown"`
+	Unknown    string   `yaml:"unknown" enum:"allow refuse"`
 }
 
 // powerSettings are checked. Exactly one of Signal, Message, GPIO and File is set.

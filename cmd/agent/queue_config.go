@@ -11,7 +11,7 @@ type queueConfig struct {
 	CommitEvery      string            `yaml:"commit_every"`
 	SealEvery        string            `yaml:"seal_every"`
 	MaxBytes         string            `yaml:"max_bytes"`
-	Lanes            map[string]string `yaml:"lanes"`
+	Lanes            map[string]string `yaml:"lanes" keys:"event telemetry raw"`
 	MinFree          string            `yaml:"min_free"`
 	ThinEvery        *int              `yaml:"thin_every"`
 	KeepAfterReceipt string            `yaml:"keep_after_receipt"`
