@@ -91,12 +91,14 @@ type uplinkConfig struct {
 	Key          string `yaml:"key"`
 	User         string `yaml:"user"`
 	PasswordFile string `yaml:"password_file"`
+	PasswordEnv  string `yaml:"password_env"`
 
 	TLSMin             string       `yaml:"tls_min" enum:"1.2 1.3"`
 	ServerName         string       `yaml:"server_name"`
 	CAPins             []string     `yaml:"ca_pins"`
 	PKCS12             string       `yaml:"pkcs12"`
 	PKCS12PasswordFile string       `yaml:"pkcs12_password_file"`
+	PKCS12PasswordEnv  string       `yaml:"pkcs12_password_env"`
 	TPM                *tpmConfig   `yaml:"tpm"`
 	UserFile           string       `yaml:"user_file"`
 	TokenFile          string       `yaml:"token_file"`
@@ -106,6 +108,7 @@ type uplinkConfig struct {
 	Proxy              string       `yaml:"proxy"`
 	ProxyUser          string       `yaml:"proxy_user"`
 	ProxyPasswordFile  string       `yaml:"proxy_password_file"`
+	ProxyPasswordEnv   string       `yaml:"proxy_password_env"`
 	Links              []linkConfig `yaml:"links"`
 	BudgetDay          string       `yaml:"budget_day" enum:"utc local"`
 
@@ -125,6 +128,7 @@ type metricsConfig struct {
 
 // problem is one thing wrong with a configuration file.
 type problem struct {
+	File string // empty: that of problems
 	Line int
 	Text string // "key: what is wrong; what to do"
 }
@@ -138,25 +142,41 @@ type problems struct {
 func (p *problems) Error() string {
 	lines := make([]string, len(p.List))
 	for i, one := range p.List {
-		lines[i] = fmt.Sprintf("%s:%d: %s", p.File, one.Line, one.Text)
+		lines[i] = fmt.Sprintf("%s:%d: %s", orDefault(one.File, p.File), one.Line, one.Text)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// document is a decoded file and where its keys stand.
+// document is a decoded file with its fragments, and where its keys stand.
 type document struct {
 	config config
 	file   string
 	root   *yaml.Node
+	origin map[*yaml.Node]string // the fragment of a node; not there: file
 }
 
 // maxConfig bounds a configuration file, bytes.
 const maxConfig = 1 << 20
 
+// readConfig reads a configuration and its fragments.
 func readConfig(file string) (*document, error) {
+	d, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if d.root.Kind == 0 {
+		return nil, &problems{file, []problem{{Line: 1, Text: "the file is empty; `waybill-agent config example` is a start"}}}
+	}
+	if err := d.addFragments(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func readFile(file string) (*document, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w; name one with -c, examples/agent.yaml is a start", err)
+		return nil, fmt.Errorf("configuration: %w; name one with -c, `waybill-agent config example` is a start", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
@@ -164,7 +184,7 @@ func readConfig(file string) (*document, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	if len(text) > maxConfig {
-		return nil, &problems{file, []problem{{1, "the file is larger than 1 MiB; it is not a configuration"}}}
+		return nil, &problems{file, []problem{{Line: 1, Text: "the file is larger than 1 MiB; it is not a configuration"}}}
 	}
 	return parseConfig(file, text)
 }
@@ -175,8 +195,8 @@ func parseConfig(file string, text []byte) (*document, error) {
 	if err := yaml.Unmarshal(text, d.root); err != nil {
 		return nil, &problems{file, []problem{yamlProblem(err.Error())}}
 	}
-	if d.root.Kind == 0 {
-		return nil, &problems{file, []problem{{1, "the file is empty; examples/agent.yaml is a start"}}}
+	if d.root.Kind == 0 { // nothing but comments
+		return d, nil
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(string(text)))
 	decoder.KnownFields(true)
@@ -203,7 +223,7 @@ var (
 
 // yamlProblem puts the library's words into the user's.
 func yamlProblem(text string) problem {
-	p := problem{1, strings.TrimPrefix(text, "yaml: ")}
+	p := problem{Line: 1, Text: strings.TrimPrefix(text, "yaml: ")}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
 		p.Line, _ = strconv.Atoi(m[1])
 		p.Text = m[2]
@@ -303,33 +323,37 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// line finds where a key stands: keys and list indices from the top, as far as they exist.
-func (d *document) line(path ...any) int {
+// place finds where a key stands: keys and list indices from the top, as far as they exist.
+func (d *document) place(path ...any) (file string, line int) {
 	node := d.root
 	if node.Kind == yaml.DocumentNode && len(node.Content) > 0 {
 		node = node.Content[0]
 	}
-	line := max(node.Line, 1)
+	file, line = d.file, max(node.Line, 1)
+	at := func(n *yaml.Node) {
+		file, line = orDefault(d.origin[n], d.file), n.Line
+	}
 	for _, step := range path {
 		var next *yaml.Node
 		switch s := step.(type) {
 		case string:
 			for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 { // keys, not values
 				if node.Content[i].Value == s {
-					line, next = node.Content[i].Line, node.Content[i+1]
+					at(node.Content[i])
+					next = node.Content[i+1]
 					break
 				}
 			}
 		case int:
 			if node.Kind == yaml.SequenceNode && s < len(node.Content) {
 				next = node.Content[s]
-				line = next.Line
+				at(next)
 			}
 		}
 		if next == nil {
-			return line
+			return file, line
 		}
 		node = next
 	}
-	return line
+	return file, line
 }

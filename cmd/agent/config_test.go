@@ -75,7 +75,7 @@ func TestConfigurationErrorsNameFileLineAndRemedy(t *testing.T) {
 		line       int
 		words      []string
 	}{
-		{"empty", "", 1, []string{"empty", "examples/agent.yaml"}},
+		{"empty", "", 1, []string{"empty", "config example"}},
 		{"not YAML", "device: [\n", 1, nil},
 		{"wrong type", strings.Replace(good, "id: car-1", "id: [1, 2]", 1), 2, []string{"want text, got a list"}},
 		{"number for a list", strings.Replace(good, "dbc: [a.dbc]", "dbc: 7", 1), 6, []string{"want a list", "7"}},

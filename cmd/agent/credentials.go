@@ -45,7 +45,9 @@ func (c *checker) credentials(u *uplinkSettings) {
 	*o = credential.Options{
 		CA: c.path(raw.CA), ServerName: raw.ServerName, MinVersion: tls.VersionTLS12,
 		Cert: c.path(raw.Cert), Key: c.path(raw.Key), PKCS12: c.path(raw.PKCS12), PKCS12Password: c.path(raw.PKCS12PasswordFile),
-		User: c.path(raw.UserFile), Password: c.path(raw.PasswordFile),
+		PKCS12PasswordEnv: c.variable(raw.PKCS12PasswordEnv, at("pkcs12_password_env")...),
+		User:              c.path(raw.UserFile), Password: c.path(raw.PasswordFile),
+		PasswordEnv: c.variable(raw.PasswordEnv, at("password_env")...),
 		Token: credential.Token{File: c.path(raw.TokenFile), Command: raw.TokenCommand,
 			Timeout: c.duration(raw.TokenTimeout, 10*time.Second, time.Second, time.Minute, at("token_timeout")...)},
 	}
@@ -79,17 +81,20 @@ func (c *checker) credentials(u *uplinkSettings) {
 	if raw.PKCS12PasswordFile != "" && raw.PKCS12 == "" {
 		c.fail("is for pkcs12: only", at("pkcs12_password_file")...)
 	}
+	if raw.PKCS12PasswordEnv != "" && (raw.PKCS12 == "" || raw.PKCS12PasswordFile != "") {
+		c.fail("is for pkcs12:, in place of pkcs12_password_file:", at("pkcs12_password_env")...)
+	}
 	if raw.User != "" && raw.UserFile != "" {
 		c.fail("want either user: or user_file:", at("user_file")...)
 	}
 	passwords := 0
-	for _, given := range []bool{raw.PasswordFile != "", raw.TokenFile != "", len(raw.TokenCommand) > 0} {
+	for _, given := range []bool{raw.PasswordFile != "", raw.PasswordEnv != "", raw.TokenFile != "", len(raw.TokenCommand) > 0} {
 		if given {
 			passwords++
 		}
 	}
 	if passwords > 1 {
-		c.fail("want one of password_file:, token_file: and token_command:; each is the password of MQTT", at("password_file")...)
+		c.fail("want one of password_file:, password_env:, token_file: and token_command:; each is the password of MQTT", at("password_file")...)
 	}
 	if len(raw.TokenCommand) == 0 && raw.TokenTimeout != "" {
 		c.fail("is for token_command: only", at("token_timeout")...)
@@ -106,6 +111,14 @@ func (c *checker) credentials(u *uplinkSettings) {
 			}
 		}
 	}
+}
+
+// variable checks the name of an environment variable that holds a secret.
+func (c *checker) variable(name string, path ...any) string {
+	if name != "" && os.Getenv(name) == "" {
+		c.fail(fmt.Sprintf("the environment has no %s; under systemd EnvironmentFile= brings it in", name), path...)
+	}
+	return name
 }
 
 // secure says whether a broker's URL means TLS.
@@ -130,7 +143,7 @@ func (a *agent) useCredentials(o *uplink.Options) {
 	case s.User != "":
 		o.User = func() (string, error) { return s.User, nil }
 	}
-	if options.Password != "" || options.Token.File != "" || len(options.Token.Command) > 0 {
+	if options.Password != "" || options.PasswordEnv != "" || options.Token.File != "" || len(options.Token.Command) > 0 {
 		o.Password = a.creds.PasswordOrToken
 	}
 }

@@ -31,6 +31,7 @@ type proxySettings struct {
 	URL          *url.URL // nil: see Environment
 	Environment  bool     // HTTPS_PROXY and NO_PROXY decide
 	PasswordFile string
+	PasswordEnv  string // in its place: the environment variable that holds it
 }
 
 // userTimeout is how long sent data may stay unacknowledged before the kernel gives the connection up.
@@ -94,7 +95,7 @@ func (c *checker) links(u *uplinkSettings) {
 func (c *checker) proxy(u *uplinkSettings) {
 	raw := &c.d.config.Uplink
 	at := func(key string) []any { return []any{"uplink", key} }
-	u.Proxy.PasswordFile = c.path(raw.ProxyPasswordFile)
+	u.Proxy.PasswordFile, u.Proxy.PasswordEnv = c.path(raw.ProxyPasswordFile), c.variable(raw.ProxyPasswordEnv, at("proxy_password_env")...)
 	switch raw.Proxy {
 	case "", "environment":
 		u.Proxy.Environment = true
@@ -118,8 +119,11 @@ func (c *checker) proxy(u *uplinkSettings) {
 	if raw.ProxyUser != "" && u.Proxy.URL == nil {
 		c.fail("is for proxy: with a URL only", at("proxy_user")...)
 	}
-	if (raw.ProxyUser == "") != (raw.ProxyPasswordFile == "") {
-		c.fail("proxy_user: and proxy_password_file: go together", at("proxy_user")...)
+	if (raw.ProxyUser == "") != (raw.ProxyPasswordFile == "" && raw.ProxyPasswordEnv == "") {
+		c.fail("proxy_user: and proxy_password_file: or proxy_password_env: go together", at("proxy_user")...)
+	}
+	if raw.ProxyPasswordFile != "" && raw.ProxyPasswordEnv != "" {
+		c.fail("want either proxy_password_file: or proxy_password_env:", at("proxy_password_env")...)
 	}
 	if u.Proxy.URL != nil && raw.ProxyUser != "" {
 		u.Proxy.URL.User = url.User(raw.ProxyUser)
@@ -134,11 +138,14 @@ func (p *proxySettings) of(addr string) (*url.URL, error) {
 	case p.URL == nil || p.URL.User == nil:
 		return p.URL, nil
 	}
-	text, err := os.ReadFile(p.PasswordFile)
-	if err != nil {
-		return nil, fmt.Errorf("proxy_password_file: %w", err)
+	password := os.Getenv(p.PasswordEnv)
+	if p.PasswordEnv == "" {
+		text, err := os.ReadFile(p.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("proxy_password_file: %w", err)
+		}
+		password, _, _ = strings.Cut(string(text), "\n")
 	}
-	password, _, _ := strings.Cut(string(text), "\n")
 	u := *p.URL
 	u.User = url.UserPassword(p.URL.User.Username(), strings.TrimRight(password, "\r"))
 	return &u, nil

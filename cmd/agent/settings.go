@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -98,7 +99,8 @@ type checker struct {
 }
 
 func (c *checker) fail(text string, path ...any) {
-	c.list = append(c.list, problem{c.d.line(path...), keyPath(path) + ": " + text})
+	file, line := c.d.place(path...)
+	c.list = append(c.list, problem{file, line, keyPath(path) + ": " + text})
 }
 
 // keyPath writes a path as can[0].dbc[1].
@@ -157,7 +159,7 @@ func check(d *document) (*settings, error) {
 	c.power(s)
 	c.update(s)
 	if len(c.list) > 0 {
-		slices.SortStableFunc(c.list, func(a, b problem) int { return a.Line - b.Line })
+		slices.SortStableFunc(c.list, func(a, b problem) int { return cmp.Or(cmp.Compare(a.File, b.File), a.Line-b.Line) })
 		return nil, &problems{d.file, c.list}
 	}
 	return s, nil

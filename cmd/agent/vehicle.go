@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -185,7 +184,11 @@ func load(file string) (*settings, *vehicle, error) {
 	}
 	v, err := newVehicle(s)
 	if err != nil {
-		return nil, nil, errors.Join(&problems{file, []problem{{d.line(placeOf(err, "collect")...), err.Error()}}})
+		at, line := d.place(placeOf(err, "collect")...)
+		if inner, its := d.place(placeOf(err, "collect", "signals")...); inner != at {
+			at, line = inner, its // a fragment's
+		}
+		return nil, nil, &problems{file, []problem{{at, line, err.Error()}}}
 	}
 	return s, v, nil
 }

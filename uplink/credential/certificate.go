@@ -24,14 +24,19 @@ func (s *Store) readPKCS12() (*tls.Certificate, error) {
 		return nil, wrong("pkcs12", err)
 	}
 	password := ""
-	if s.o.PKCS12Password != "" {
+	switch {
+	case s.o.PKCS12PasswordEnv != "":
+		if password, err = fromEnvironment(s.o.PKCS12PasswordEnv); err != nil {
+			return nil, wrong("pkcs12_password_env", err)
+		}
+	case s.o.PKCS12Password != "":
 		if password, err = firstLine(s.o.PKCS12Password); err != nil {
 			return nil, wrong("pkcs12_password_file", err)
 		}
 	}
 	key, leaf, chain, err := decodePKCS12(data, password)
 	if errors.Is(err, pkcs12.ErrIncorrectPassword) {
-		return nil, wrong("pkcs12", fmt.Errorf("%s does not open with the password of pkcs12_password_file", s.o.PKCS12))
+		return nil, wrong("pkcs12", fmt.Errorf("%s does not open with the password that was given", s.o.PKCS12))
 	}
 	if err != nil {
 		return nil, wrong("pkcs12", fmt.Errorf("%s: %w", s.o.PKCS12, err))

@@ -29,12 +29,16 @@ type Options struct {
 	Cert, Key      string // PEM: certificate with its intermediates, and key
 	PKCS12         string // both in one file
 	PKCS12Password string // the file whose first line is its password; empty: none
+	// PKCS12PasswordEnv is the environment variable that holds it, in place of the file.
+	PKCS12PasswordEnv string
 	// Signer gives the key of Cert where it is not in a file: in a TPM, a secure element. nil: Key.
 	Signer func(*x509.Certificate) (crypto.Signer, error)
 
 	User     string // file: its first line
 	Password string // file: its first line
-	Token    Token  // shown as the password; see there
+	// PasswordEnv is the environment variable that holds the password, in place of the file.
+	PasswordEnv string
+	Token       Token // shown as the password; see there
 
 	// Now is the time that is known, and whether somebody vouches for it: only then is what has expired not even shown.
 	Now func() (now time.Time, vouched bool)
@@ -252,11 +256,27 @@ func (s *Store) PasswordOrToken() (string, error) {
 	if s.o.Token.set() {
 		return s.readToken()
 	}
+	if s.o.PasswordEnv != "" {
+		password, err := fromEnvironment(s.o.PasswordEnv)
+		if err != nil {
+			return "", wrong("password_env", err)
+		}
+		return password, nil
+	}
 	password, err := firstLine(s.o.Password)
 	if err != nil {
 		return "", wrong("password_file", err)
 	}
 	return password, nil
+}
+
+// fromEnvironment reads a secret; the error never shows it.
+func fromEnvironment(name string) (string, error) {
+	value := os.Getenv(name)
+	if value == "" {
+		return "", fmt.Errorf("the environment has no %s", name)
+	}
+	return value, nil
 }
 
 // firstLine reads a secret; the error never shows it.
