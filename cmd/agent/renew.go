@@ -35,6 +35,7 @@ type renewal struct {
 	last   time.Time               // when the latest began
 	sealed []batchName             // made of journal entries at this start or an earlier one, the latest last
 	names  map[batchName]batchName // numbers that were given to what is not replaced yet
+	reloading
 }
 
 type batchName struct {
@@ -44,7 +45,7 @@ type batchName struct {
 }
 
 func newRenewal() *renewal {
-	return &renewal{names: map[batchName]batchName{}}
+	return &renewal{names: map[batchName]batchName{}, reloading: reloading{unread: map[string]int64{}}}
 }
 
 // opened notes that the queue is open, and durably what its journal held, before batches are made of that. An error

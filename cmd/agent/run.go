@@ -42,29 +42,17 @@ func runCommand() *cobra.Command {
 		Long: `Reads the buses and receivers of the configuration, keeps every chosen sample in the queue, and delivers it to the
 broker. Ends on SIGTERM or SIGINT: readers stop, what is in flight is committed, the queue is drained for at most
 uplink.drain, the rest waits on disk. A second signal ends it at once. With replays only, it ends by itself when they
-are read and delivered.`,
+are read and delivered. SIGHUP makes it read its configuration anew: a bad one changes nothing and is an alarm.`,
 		Example: "  waybill-agent run -c /etc/waybill/agent.yaml",
 		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
 			defer stop()
 			context.AfterFunc(ctx, stop) // from then on a signal ends the process
-			for again := newRenewal(); ; {
-				s, v, err := load(file)
-				if err != nil {
-					return err
-				}
-				err = runAgent(ctx, s, v, s.logger(os.Stderr), again)
-				if errors.Is(err, update.ErrRestart) {
-					return nil // all is stopped and closed: the launcher starts what is to run
-				}
-				if !errors.Is(err, errNewEpoch) {
-					return err
-				}
-				if ctx.Err() != nil {
-					return nil
-				}
-			}
+			hangup := make(chan os.Signal, 1)
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
+			return runAgain(ctx, file, hangup, os.Stderr)
 		},
 	}
 	configFlag(cmd, &file)
@@ -102,6 +90,7 @@ type agent struct {
 	evicts   *evictions
 	again    *renewal
 	renewed  chan string // why a new epoch is to begin; capacity 1
+	reloaded chan *setup // a configuration to begin again with; capacity 1
 
 	syncFailed atomic.Bool // the queue did not take the last note of what was delivered
 }
@@ -109,7 +98,7 @@ type agent struct {
 // runAgent wires the packages, runs them, and stops them in the order in which data flows.
 func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, again *renewal) (err error) {
 	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{},
-		again: again, renewed: make(chan string, 1)}
+		again: again, renewed: make(chan string, 1), reloaded: make(chan *setup, 1)}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.sleeps.Store(sleepUnknown)
 	if s.LogTime {
@@ -145,6 +134,7 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 		return err
 	}
 	readers := a.readers()
+	a.openReload()
 	if err := a.openUpdate(); err != nil {
 		return err
 	}
@@ -188,6 +178,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 	if a.commands != nil {
 		commandStage.start(failed, "commands", a.commands.Run)
 	}
+	commandStage.start(failed, "configuration", a.watchReload)
 	if a.updates != nil {
 		commandStage.start(failed, "update", a.updates.run)
 	}
@@ -204,6 +195,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 		a.watchQuota()
 		a.keepBoot()
 	}))
+	a.again.ready = true
 	a.notify(daemon.SdNotifyReady)
 
 	var cause error
@@ -221,10 +213,16 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 	case a.again.reason = <-a.renewed:
 		cause = errNewEpoch
 		a.log.Error("stopping, to begin again with a new epoch", "reason", a.again.reason)
+	case a.again.next = <-a.reloaded:
+		cause = errReload
+		a.log.Info("stopping, to begin again with another configuration")
 	case <-readerCtx.ended():
 		a.log.Info("stopping: everything is read")
 	}
-	a.notify(daemon.SdNotifyStopping)
+	if cause != errReload {
+		a.notify(daemon.SdNotifyStopping)
+	}
+	a.noteUnread()
 	readerCtx.stop()
 	clockStage.stop()
 	commandStage.stop() // while their results can still be committed
@@ -232,7 +230,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 		a.levels.stop()
 	}
 	pipeStage.stop()
-	if a.uplink != nil && !a.quiet() && cause != errNewEpoch {
+	if a.uplink != nil && !a.quiet() && cause != errNewEpoch && cause != errReload {
 		a.drain(ctx, restart)
 	}
 	uplinkStage.stop()

@@ -43,6 +43,8 @@ type settings struct {
 	Update         *updateSettings // nil: it stays what it is
 	MetricsListen  string
 	LogTime        bool // replays whose own stamps are the clock
+
+	dbc map[string][]byte // texts of DBC files by path, so that this can be begun again when they have changed
 }
 
 type replaySettings struct {

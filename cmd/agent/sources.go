@@ -69,6 +69,7 @@ func (a *agent) readers() []reader {
 		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth)}
 		list = append(list, reader{"imu " + s.Name, sensor.run})
 	}
+	a.tellUnread()
 	a.metrics.MustRegister(newCANMetrics(buses))
 	return list
 }
@@ -95,8 +96,7 @@ func (c *canSource) lossName() string { return "can:" + c.Bus }
 // not be read stands in the ledger when it is over, since nobody can count what was on the bus meanwhile.
 func (c *canSource) runSocket(ctx context.Context) error {
 	alarmName := "can." + c.Bus
-	var down int64 // since when, CLOCK_BOOTTIME; 0: it is read
-	var why string
+	down, why := c.again.unread[c.lossName()], reloadDetail // since when, CLOCK_BOOTTIME; 0: it is read
 	tell := func() {
 		if down == 0 {
 			return

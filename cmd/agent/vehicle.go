@@ -39,7 +39,7 @@ func newVehicle(s *settings) (*vehicle, error) {
 	for i, bus := range s.CAN {
 		var databases []*can.Database
 		for _, file := range bus.DBC {
-			db, err := v.readDBC(file)
+			db, err := v.readDBC(s, file)
 			if err != nil {
 				return nil, fmt.Errorf("bus %s: %w", bus.Bus, err)
 			}
@@ -142,10 +142,17 @@ func (v *vehicle) changes(id uint32) (onChange bool, refresh time.Duration) {
 }
 
 // readDBC parses a file and keeps its warnings.
-func (v *vehicle) readDBC(file string) (*can.Database, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+func (v *vehicle) readDBC(s *settings, file string) (*can.Database, error) {
+	text, known := s.dbc[file]
+	if !known {
+		var err error
+		if text, err = os.ReadFile(file); err != nil {
+			return nil, err
+		}
+		if s.dbc == nil {
+			s.dbc = map[string][]byte{}
+		}
+		s.dbc[file] = text
 	}
 	db := can.ParseDBC(text)
 	for _, w := range db.Warnings {
