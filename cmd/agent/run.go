@@ -96,7 +96,11 @@ type agent struct {
 }
 
 // runAgent wires the packages, runs them, and stops them in the order in which data flows.
-func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, again *renewal) (err error) {
+func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, again *renewal) error {
+	return newAgent(s, v, log, again).runAll(ctx)
+}
+
+func newAgent(s *settings, v *vehicle, log *slog.Logger, again *renewal) *agent {
 	a := &agent{settings: s, vehicle: v, log: log, metrics: prometheus.NewRegistry(), clock: clock.System{}, damage: &damageLedger{},
 		again: again, renewed: make(chan string, 1), reloaded: make(chan *setup, 1)}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -106,6 +110,12 @@ func runAgent(ctx context.Context, s *settings, v *vehicle, log *slog.Logger, ag
 		a.clock = a.logClock
 	}
 	a.alarms = alarm.NewBoard(a.clock.Boot, log)
+	return a
+}
+
+// runAll opens everything, runs it, and closes it.
+func (a *agent) runAll(ctx context.Context) (err error) {
+	s, v, log := a.settings, a.vehicle, a.log
 	told := false // to stop
 	defer func() {
 		if told && a.updates != nil {
