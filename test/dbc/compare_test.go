@@ -36,6 +36,16 @@ type outcome struct {
 // compare has both decode payloads of every message of the files and fails the test where they differ.
 func compare(t *testing.T, agent string, seed, payloads int, files ...string) outcome {
 	t.Helper()
+	byFile, result := oracle(t, seed, payloads, files...)
+	for i, vectors := range byFile {
+		compareFile(t, agent, files[i], vectors)
+	}
+	return result
+}
+
+// oracle has cantools decode payloads of every message of the files.
+func oracle(t *testing.T, seed, payloads int, files ...string) ([][]vector, outcome) {
+	t.Helper()
 	script := filepath.Join(deps.Root(t), "test", "dbc", "testdata", "oracle.py")
 	cmd := deps.Python(t, append([]string{script, fmt.Sprint(seed), fmt.Sprint(payloads)}, files...)...)
 	var stderr bytes.Buffer
@@ -58,10 +68,7 @@ func compare(t *testing.T, agent string, seed, payloads int, files ...string) ou
 			result.vectors++
 		}
 	}
-	for i, vectors := range byFile {
-		compareFile(t, agent, files[i], vectors)
-	}
-	return result
+	return byFile, result
 }
 
 // mostDifferences is how many are told of one file.
