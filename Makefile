@@ -39,7 +39,8 @@ cross: ## build agent and launcher for the vehicles into dist/ and check that th
 
 docs: ## write the configuration's schema and reference from its keys
 	go run ./cmd/agent config schema > docs/agent.schema.json.new && mv docs/agent.schema.json.new docs/agent.schema.json
-	reference="$$(go run ./cmd/agent config reference; echo x)" && sed -i '/^<!-- made by make docs -->/q' docs/CONFIGURATION.md && printf %s "$${reference%x}" >> docs/CONFIGURATION.md
+	reference="$$(go run ./cmd/agent config reference; echo x)" && sed -i '/^<!-- made by make docs -->/q' docs/CONFIGURATION.md && \
+	printf %s "$${reference%x}" >> docs/CONFIGURATION.md
 
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }

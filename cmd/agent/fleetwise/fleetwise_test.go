@@ -129,7 +129,7 @@ func TestProtobuf(t *testing.T) {
 	compare := func(signal int, operator int, bound float64) []byte {
 		return message1(1, message1(1, message1(4, signal), 2, message1(3, bound), 3, operator))
 	}
-	schemes := message1(1, message1(1, "hard", 2, "manifest-1", 4, 1800000000000,
+	schemes := message1(1, message1(1, "hard", 2, "manifest-1", 4, 1800000000,
 		6, message1(1, 500, 3, message1(1, message1(1, compare(11, 1, 90), 2, compare(11, 2, -5), 3, 7)), 4, 1),
 		7, 1000, 9, message1(1, 11, 2, 100, 3, 250), 9, message1(1, 12, 5, 1),
 		10, message1(1, "1", 2, 0x7E8), 11, 1, 12, 1, 13, 3, 14, message1(1, 0.5)))
