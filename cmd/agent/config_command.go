@@ -29,8 +29,8 @@ func configCommand() *cobra.Command {
 		&cobra.Command{
 			Use:   "schema",
 			Short: "Print the JSON schema of configuration files, for editors",
-			Long: `Prints the JSON schema (draft 2020-12) of configuration files and of their fragments in conf.d. Editors complete keys with
-it and mark wrong ones. What it accepts may still be wrong: bounds and what belongs together are for check.`,
+			Long: `Prints the JSON schema (draft 2020-12) of configuration files and of their fragments in conf.d. Editors complete
+keys with it and mark wrong ones. What it accepts may still be wrong: bounds and what belongs together are for check.`,
 			Example: "  waybill-agent config schema > agent.schema.json\n" +
 				"  and as the first line of agent.yaml: # yaml-language-server: $schema=agent.schema.json",
 			Args: cli.NoArguments,

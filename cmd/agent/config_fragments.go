@@ -70,7 +70,8 @@ func fragments(dir string) ([]string, error) {
 		}
 	}
 	if len(files) > maxFragments {
-		return nil, &problems{files[maxFragments], []problem{{Line: 1, Text: fmt.Sprintf("there are more than %d files here", maxFragments)}}}
+		text := fmt.Sprintf("there are more than %d files here", maxFragments)
+		return nil, &problems{files[maxFragments], []problem{{Line: 1, Text: text}}}
 	}
 	return files, nil
 }

@@ -33,7 +33,8 @@ func configSchema(comments map[string]keyComment) schema {
 func typeSchema(t reflect.Type, tag reflect.StructTag, path string, comments map[string]keyComment) schema {
 	switch {
 	case t == reflect.TypeOf(recordConfig{}):
-		return schema{"type": []string{"string", "number", "boolean", "array", "null"}, "items": schema{"type": []string{"string", "number", "boolean"}}}
+		return schema{"type": []string{"string", "number", "boolean", "array", "null"},
+			"items": schema{"type": []string{"string", "number", "boolean"}}}
 	case t.Kind() == reflect.Pointer:
 		return typeSchema(t.Elem(), tag, path, comments)
 	}

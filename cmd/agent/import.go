@@ -28,12 +28,12 @@ func importFleetwiseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fleetwise --decoders FILE [--campaign FILE]",
 		Short: "Make a configuration and DBC files of AWS IoT FleetWise's decoder manifest and campaigns",
-		Long: `Reads decoder manifests, network interfaces and campaigns of AWS IoT FleetWise, JSON as its API takes and gives them, or
-the protobuf messages of its edge agent, and writes agent.yaml and a DBC file for each bus. docs/FLEETWISE.md tells what becomes of
-what. Everything that does not carry over is told here and at the head of agent.yaml.
+		Long: `Reads decoder manifests, network interfaces and campaigns of AWS IoT FleetWise, JSON as its API takes and gives
+them, or the protobuf messages of its edge agent, and writes agent.yaml and a DBC file for each bus. docs/FLEETWISE.md
+tells what becomes of what. Everything that does not carry over is told here and at the head of agent.yaml.
 
 Exit code 0: everything carried over; 3: agent.yaml was written, and something is not in it; 1: a file cannot be read.`,
-		Example: "  waybill-agent import fleetwise --decoders can-decoders.json --interfaces network-interfaces.json --campaign campaign.json --out car\n" +
+		Example: "  waybill-agent import fleetwise --decoders decoders.json --interfaces networks.json --campaign campaign.json --out car\n" +
 			"  waybill-agent check -c car/agent.yaml --signals",
 		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -85,10 +85,12 @@ Exit code 0: everything carried over; 3: agent.yaml was written, and something i
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&decoders, "decoders", nil, "decoder manifest; may be given again")
-	flags.StringArrayVar(&campaigns, "campaign", nil, "campaign or collection schemes; may be given again; none: everything is collected")
+	flags.StringArrayVar(&campaigns, "campaign", nil,
+		"campaign or collection schemes; may be given again; none: everything is collected")
 	flags.StringArrayVar(&networks, "interfaces", nil, "network interfaces; may be given again")
 	flags.StringToStringVar(&o.Interfaces, "interface", nil, "ID=NAME: Linux's name of a network interface")
-	flags.StringVar(&o.Ignition, "ignition", "", "full name of the signal that tells of the ignition, such as can0.Body.Ignition: OBD is asked while it is on")
+	flags.StringVar(&o.Ignition, "ignition", "",
+		"full name of the signal that tells of the ignition, such as can0.Body.Ignition: OBD is asked while it is on")
 	flags.StringVar(&o.Device, "device", "car-0001", "id of the vehicle")
 	flags.StringVarP(&out, "out", "o", ".", "folder to write to")
 	flags.BoolVar(&force, "force", false, "overwrite what is there")

@@ -59,7 +59,8 @@ type rule struct {
 
 // Convert makes the configuration of what was read.
 func (s *Source) Convert(o Options) Result {
-	c := &conversion{Source: s, o: o, buses: map[string]*bus{}, names: map[string]string{}, asleep: map[string]bool{}, collect: map[string]*collected{}}
+	c := &conversion{Source: s, o: o, buses: map[string]*bus{}, names: map[string]string{}, asleep: map[string]bool{},
+		collect: map[string]*collected{}}
 	for _, signal := range s.CAN {
 		b := c.bus(signal.Interface)
 		b.signals = append(b.signals, signal)
@@ -71,7 +72,8 @@ func (s *Source) Convert(o Options) Result {
 			for _, signal := range m.signals {
 				c.known(signal.Name, b.name+"."+m.name+"."+signal.name)
 				if signal.Length == 64 && !signal.Signed && !signal.Float {
-					s.note("%s: FleetWise reads values of 64 bits without sign from 2^63 on as negative; here they stay what they are", signal.Name)
+					s.note("%s: FleetWise reads values of 64 bits without sign from 2^63 on as negative; here they stay what they are",
+						signal.Name)
 				}
 			}
 		}
@@ -89,7 +91,8 @@ func (s *Source) Convert(o Options) Result {
 	c.troubleCodes()
 	for _, b := range c.sorted() {
 		if c.o.Ignition == "" && (len(b.pids) > 0 || b.codes > 0) {
-			s.lost("bus %s: nothing is asked for by OBD until it is known whether the ignition is on; give --ignition SIGNAL, or fill in and uncomment diagnose: and what of it is collected", b.name)
+			s.lost("bus %s: nothing is asked for by OBD until it is known whether the ignition is on; give --ignition SIGNAL, "+
+				"or fill in and uncomment diagnose: and what of it is collected", b.name)
 		}
 	}
 	result.Config, result.Findings = c.yaml(), s.Findings
@@ -144,7 +147,8 @@ func (c *conversion) pid(o OBDSignal) {
 	known, ok := obd.Lookup(uint8(o.PID))
 	if ok && o.Mode == 1 && o.PID <= 0xFF {
 		for _, f := range known.Fields {
-			if uint32(f.Start) != start || uint32(f.Bits) != bits || f.Signed != o.Signed || f.Offset != o.Offset || !near(f.Scale, o.Scaling, 1e-3) {
+			if uint32(f.Start) != start || uint32(f.Bits) != bits || f.Signed != o.Signed || f.Offset != o.Offset ||
+				!near(f.Scale, o.Scaling, 1e-3) {
 				continue
 			}
 			if !near(f.Scale, o.Scaling, 1e-9) {
@@ -158,7 +162,8 @@ func (c *conversion) pid(o OBDSignal) {
 			return
 		}
 	}
-	c.lost("signal %s: mode %d, PID %#02x, byte %d, %d bits × %g + %g is no value of SAE J1979 that is known here", o.Name, o.Mode, o.PID, o.StartByte, bits, o.Scaling, o.Offset)
+	c.lost("signal %s: mode %d, PID %#02x, byte %d, %d bits × %g + %g is no value of SAE J1979 that is known here",
+		o.Name, o.Mode, o.PID, o.StartByte, bits, o.Scaling, o.Offset)
 }
 
 // troubleCodes asks for them where a campaign wants them.
@@ -264,7 +269,8 @@ func (c *conversion) condition(s *Scheme, where string, used map[string]bool) {
 		c.note("%s: the rule is not met by the bound itself", where)
 	}
 	if !s.RisingEdge || s.IntervalMS > 0 {
-		c.note("%s: the rule raises an event when its condition becomes true, and not again each %d ms while it is", where, s.IntervalMS)
+		c.note("%s: the rule raises an event when its condition becomes true, and not again each %d ms while it is",
+			where, s.IntervalMS)
 	}
 	if c.collect[ours] == nil {
 		c.collect[ours] = &collected{b.Signal, 0}

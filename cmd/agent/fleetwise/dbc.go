@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Limits of CAN identifiers.
@@ -175,7 +176,8 @@ func dbc(messages []message) string {
 			if s.Signed || s.Float {
 				sign = '-'
 			}
-			fmt.Fprintf(&b, " SG_ %s : %d|%d@%d%c (%s,%s) [0|0] \"\" Vector__XXX\n", s.name, s.start, s.Length, order, sign, float(s.Factor), float(s.Offset))
+			fmt.Fprintf(&b, " SG_ %s : %d|%d@%d%c (%s,%s) [0|0] \"\" Vector__XXX\n",
+				s.name, s.start, s.Length, order, sign, float(s.Factor), float(s.Offset))
 			fmt.Fprintf(&comments, "CM_ SG_ %d %s \"%s\";\n", id, s.name, plain(s.Name))
 			if s.Float {
 				fmt.Fprintf(&comments, "SIG_VALTYPE_ %d %s : %d;\n", id, s.name, s.Length/32)
@@ -189,7 +191,7 @@ func dbc(messages []message) string {
 // plain makes text that stands in a DBC string or a YAML comment.
 func plain(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == '"' || r == '\\' || r == 0x7F || r >= 0x80 && r < 0xA0 || r == 0x2028 || r == 0x2029 || r == 0xFEFF || r == 0xFFFD {
+		if r == '"' || r == '\\' || r == 0xFFFD || !unicode.IsPrint(r) {
 			return '_'
 		}
 		return r

@@ -156,7 +156,7 @@ func (p *expression) unary(depth int) (*Node, error) {
 	sign := 0
 	if strings.HasPrefix(p.rest, "-") {
 		sign = 1
-		if end = strings.IndexFunc(p.rest[1:], func(r rune) bool { return !(r >= '0' && r <= '9' || r == '.' || r == 'e' || r == 'E') }); end >= 0 {
+		if end = strings.IndexFunc(p.rest[1:], func(r rune) bool { return !strings.ContainsRune("0123456789.eE", r) }); end >= 0 {
 			end++
 		}
 	}

@@ -145,15 +145,15 @@ func (s *Source) jsonDecoder(f fieldsOf) {
 	name, id, kind := f.text("fullyQualifiedName"), f.text("interfaceId"), f.text("type")
 	switch c, o := f.object("canSignal"), f.object("obdSignal"); {
 	case c != nil:
-		s.CAN = append(s.CAN, CANSignal{Name: name, Interface: id, Message: c.uint("messageId"), StartBit: c.uint("startBit"), Length: c.uint("length"),
-			BigEndian: c.isTrue("isBigEndian"), Signed: c.isTrue("isSigned"), Float: c.text("signalValueType") == "FLOATING_POINT",
+		s.CAN = append(s.CAN, CANSignal{Name: name, Interface: id, Message: c.uint("messageId"),
+			StartBit: c.uint("startBit"), Length: c.uint("length"), BigEndian: c.isTrue("isBigEndian"), Signed: c.isTrue("isSigned"), Float: c.text("signalValueType") == "FLOATING_POINT",
 			Factor: c.number("factor"), Offset: c.number("offset")})
 		c.text("name")
 		s.unknown("signal "+name, c)
 	case o != nil:
-		s.OBD = append(s.OBD, OBDSignal{Name: name, Interface: id, Mode: o.uint("serviceMode"), PID: o.uint("pid"), StartByte: o.uint("startByte"),
-			ByteLength: o.uint("byteLength"), Shift: o.uint("bitRightShift"), Mask: o.uint("bitMaskLength"), Signed: o.isTrue("isSigned"),
-			Scaling: o.number("scaling"), Offset: o.number("offset")})
+		s.OBD = append(s.OBD, OBDSignal{Name: name, Interface: id, Mode: o.uint("serviceMode"), PID: o.uint("pid"),
+			StartByte: o.uint("startByte"), ByteLength: o.uint("byteLength"), Shift: o.uint("bitRightShift"),
+			Mask: o.uint("bitMaskLength"), Signed: o.isTrue("isSigned"), Scaling: o.number("scaling"), Offset: o.number("offset")})
 		o.uint("pidResponseLength")
 		o.text("signalValueType")
 		s.unknown("signal "+name, o)
@@ -198,7 +198,8 @@ func (s *Source) jsonCampaign(name string, f fieldsOf) {
 	}
 	s.unknown(where, scheme)
 	for _, one := range f.list("signalsToCollect") {
-		c.Signals = append(c.Signals, Collected{Name: one.text("name"), MinPeriodMS: one.uint("minimumSamplingIntervalMs"), Samples: one.uint("maxSampleCount")})
+		c.Signals = append(c.Signals, Collected{Name: one.text("name"),
+			MinPeriodMS: one.uint("minimumSamplingIntervalMs"), Samples: one.uint("maxSampleCount")})
 		s.unknown(where, one)
 	}
 	s.unknown(where, f)
