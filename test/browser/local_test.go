@@ -69,7 +69,7 @@ func (v *vehicle) drive() {
 		v.t.Fatal(err)
 	}
 	v.t.Cleanup(func() { _ = fifo.Close() })
-	v.start("waybill-simulate", "drive", "--can", v.Path("can0.fifo"), "--gps", "pty:"+v.Path("gps0"), "--duration", "20m")
+	v.start("waybill-simulate", "drive", "--can", v.Path("can0.fifo"), "--gps", "pty:"+v.Path("gps0"), "--sky", "--duration", "20m")
 	more := "  keep_alive: 3s\n  retry_cap: 1s\nmetrics: {listen: \"" + v.page + "\"}\n"
 	if err := os.WriteFile(v.Path("agent.yaml"), programs.AgentConfig("demo-car", v.broker, more), 0o600); err != nil {
 		v.t.Fatal(err)

@@ -38,7 +38,7 @@ await step("sky", async () => { await page.locator("svg.sky g.used").nth(3).wait
 await step("track", async () => { await page.locator("svg.track path.way").waitFor({ state: "attached", timeout: 60000 }); });
 await step("queue", async () => { await becomes(page, "#queue", /telemetry.*On disk [\d.]+ [kM]B of .*Last commit/); });
 await step("clock", async () => { await becomes(page, "#clock", /Time \d{4}-.*By .*Good to/); return (await text(page, "#clock")).replaceAll("\n", " "); });
-await step("losses", async () => { await becomes(page, "#losses", /Losses \S/); return (await text(page, "#losses")).replaceAll("\n", " "); });
+await step("losses", async () => { await becomes(page, "#losses", /Losses\s+\S/); return (await text(page, "#losses")).replaceAll("\n", " "); });
 await step("collected", async () => { await becomes(page, "#collect", /\*\.FrameCounter.*every sample.*overspeed.*above 120/); });
 await step("versions", async () => { await becomes(page, "#versions", /demo\/demo-car.*epoch [0-9a-f]{16}/); });
 await step("sparkline", async () => { await page.waitForFunction((s) => (document.querySelector(`${s} .spark path`).getAttribute("d") ?? "").split("L").length > 5, speed); });
@@ -122,7 +122,10 @@ for (const colorScheme of ["light", "dark"]) {
     await becomes(phone, '[data-receiver="gps0"]', /3D/);
     await notWider(phone);
   });
-  await shot(phone, `local-phone-${colorScheme}`);
+  for (const part of ["main", "signals", "gps", "queue"]) {
+    await phone.locator(`#${part}`).evaluate((n) => n.scrollIntoView());
+    await shot(phone, `local-phone-${colorScheme}-${part}`, false);
+  }
 }
 await step("nothing of it is in the way of others", async () => { // a page of another origin
   const answer = await page.request.get(`${url}api/state`, { headers: { Origin: "http://example.com" } });

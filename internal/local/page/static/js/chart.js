@@ -41,7 +41,7 @@ export function chart(node, unit, periodS) {
   const plot = new uPlot({
     width: wide(), height: 150, legend: { show: false }, cursor: { drag: { setScale: false, x: false, y: false } },
     scales: { x: { time: false }, y: { range: (u, low, high) => (low === null ? [0, 1] : low === high ? [low - 1, high + 1] : [low - (high - low) * 0.05, high + (high - low) * 0.05]) } },
-    axes: [{ ...axis, size: 28, values: (u, splits) => splits.map((s) => (s === 0 ? "now" : `${s} s`)) },
+    axes: [{ ...axis, size: 28, space: 45, incrs: [5, 10, 15, 30, 60], values: (u, splits) => splits.map((s) => (s === 0 ? "now" : `${s} s`)) },
       { ...axis, size: 62, values: (u, splits) => splits.map((s) => value(s)) }],
     series: [{}, { label: unit, stroke: colour("--track"), width: 1.6, points: { show: false } }],
   }, [[], []], node);

@@ -16,7 +16,7 @@ function put(id, ...children) {
 
 // parts are the members of the state that a panel is made of, and how.
 const parts = [
-  [["alarms"], () => put("alarms", panels.alarms(state.alarms, state.now.boot_ms))],
+  [["alarms"], () => put("alarms", panels.alarms(state.alarms, state.now))],
   [["now"], () => put("buses", panels.buses(state.buses))], // each second, for the course
   [["uplink"], () => put("uplink", panels.uplink(state.uplink, state.now.boot_ms))],
   [["queue"], () => put("queue", panels.queue(state.queue, state.now.boot_ms))],

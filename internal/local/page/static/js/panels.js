@@ -4,10 +4,13 @@ import { spark } from "./chart.js";
 import { el, facts, table } from "./dom.js";
 import { ago, bytes, clock, count, duration, fixed, plural, small, value, words } from "./format.js";
 
+// since is a moment of the boot's clock as wall time, if that is known.
+const since = (ms, now) => (now.unix_ms ? `since ${clock(now.unix_ms - now.boot_ms + ms)}` : `since ${duration(ms / 1000)} after the boot`);
+
 export function alarms(list, now) {
   if (list.length === 0) return el("p", { class: "calm" }, "No alarms.");
   return el("ul", { class: "alarms" }, list.map((a) => el("li", {}, el("b", {}, a.name), " ",
-    el("span", { class: "soft" }, `since ${duration((now - a.since_ms) / 1000)}${a.times > 1 ? `, ${a.times} times` : ""}`), el("p", {}, a.text))));
+    el("span", { class: "soft" }, `${since(a.since_ms, now)}${a.times > 1 ? `, ${a.times} times` : ""}`), el("p", {}, a.text))));
 }
 
 export function cards(s, rate) {
@@ -17,8 +20,8 @@ export function cards(s, rate) {
   const frames = s.buses.reduce((sum, b) => sum + (b.frame_rate ?? 0), 0);
   return [
     card("Buses", `${count(Math.round(frames))}/s`, `frames; ${s.buses.filter((b) => b.up).length} of ${s.buses.length} read`),
-    card("Signals", `${count(Math.round(rate))}/s`, `changes; ${count(s.collect.signals)} collected`),
-    fix && card("GPS", fix.at_ms === 0 || !fix.mode ? "–" : fix.mode, `${fix.used} of ${fix.seen} satellites`, fix.mode === "3D" || fix.mode === "2D" ? "good" : "warn"),
+    card("Signals", `${count(Math.round(rate))}/s`, `samples; ${count(s.collect.signals)} collected`),
+    fix && card("GPS", fix.at_ms === 0 || !fix.mode ? "–" : fix.mode, fix.seen ? `${fix.used} of ${fix.seen} satellites` : plural(fix.used, "satellite"), fix.mode === "3D" || fix.mode === "2D" ? "good" : "warn"),
     card("Queue", bytes(s.queue.bytes), `${plural(s.queue.batches, "batch", "batches")}${s.queue.oldest_s === null ? "" : `, oldest ${duration(s.queue.oldest_s)}`}`),
     card("Uplink", s.uplink ? s.uplink.phase : "none", s.uplink ? `${bytes(s.uplink.send_rate ?? 0)}/s` : "record only", s.uplink?.phase === "online" ? "good" : "warn"),
     card("Lost", count(lost), lost ? "see Losses" : "nothing", lost ? "bad" : "good"),
@@ -138,7 +141,7 @@ export function versions(a, now, update, power) {
     ["Commit", a.commit.slice(0, 12)],
     ["Device", `${a.tenant}/${a.device}`],
     ["Runs", `for ${duration(now.uptime_s)}, ${bytes(now.rss_bytes)} of memory`],
-    ["Boot", `${a.boots}., ${a.boot_id}`],
+    ["Boot", `number ${a.boots}, ${a.boot_id}`],
     ["Queue", `epoch ${a.epoch}`],
     ["Power", power],
     ["Profile", a.profile],

@@ -4,12 +4,14 @@ import { chart, haveCharts, spark } from "./chart.js";
 import { el, setAttribute, setText } from "./dom.js";
 import { ago, plural, value } from "./format.js";
 
-const shown = 200; // rows; the search finds the others
+const few = matchMedia("(max-width: 820px)").matches; // what comes behind the list is to be reached on a phone, too
+const rowsAtOnce = few ? 12 : 200;
 const mostPoints = 60;
 
 export function signalsView() {
   const search = document.getElementById("search"), found = document.getElementById("found");
-  const list = document.getElementById("list"), charts = document.getElementById("charts");
+  const list = document.getElementById("list"), charts = document.getElementById("charts"), more = document.getElementById("more");
+  let shown = rowsAtOnce;
   let signals = [], byID = new Map(), rows = [], now = 0, period = 1;
   const chosen = new Map(); // name → chart
 
@@ -38,7 +40,8 @@ export function signalsView() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fit = signals.filter((s) => matches(s, words));
     rows = fit.slice(0, shown).map(row);
-    setText(found, signals.length === 0 ? "" : fit.length > shown ? `the first ${shown} of ${plural(fit.length, "signal")}: search for the others`
+    more.hidden = fit.length <= shown;
+    setText(found, signals.length === 0 ? "" : fit.length > shown ? `the first ${shown} of ${plural(fit.length, "signal")}`
       : fit.length < signals.length ? `${fit.length} of ${plural(signals.length, "signal")}` : plural(signals.length, "signal"));
     list.replaceChildren(fit.length === 0 ? el("p", { class: "hint" }, signals.length ? "No signal has such a name." : "No signals are collected.")
       : el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Signals" }, el("table", { class: "signals" },
@@ -74,7 +77,8 @@ export function signalsView() {
   }
 
   let timer;
-  search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(build, 120); });
+  search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => { shown = rowsAtOnce; build(); }, 120); });
+  more.addEventListener("click", () => { shown += few ? 40 : rowsAtOnce; build(); });
   document.addEventListener("waybill-theme", () => {
     const names = [...chosen.keys()];
     for (const name of names) { chosen.get(name).stop(); chosen.delete(name); show(name); }
