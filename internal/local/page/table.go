@@ -2,6 +2,7 @@ package page
 
 import (
 	"encoding/json"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -218,12 +219,14 @@ func (f *fixed) number(s *telemetrypb.Sample) local.Number {
 	return local.Number(s.Physical(f.scale, f.offset))
 }
 
-// appendNumber writes what binary64 holds of a scaled decimal as somebody would: three times 0.1 is 0.3.
+// appendNumber writes what binary64 holds of a scaled decimal as somebody would: three times 0.1 is 0.3. A whole number keeps
+// all of its digits.
 func appendNumber(dst []byte, n local.Number) []byte {
-	if !n.Known() {
-		return append(dst, "null"...)
+	v := float64(n)
+	if !n.Known() || v == math.Trunc(v) {
+		return n.AppendJSON(dst)
 	}
-	return strconv.AppendFloat(dst, float64(n), 'g', 15, 64)
+	return strconv.AppendFloat(dst, v, 'g', 12, 64)
 }
 
 // text is the value's label, or text.
