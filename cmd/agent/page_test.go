@@ -240,7 +240,8 @@ func TestFlashLife(t *testing.T) {
 			}
 		}
 		f := readLife(device)
-		if f.Device != "mmcblk0" || f.EndOfLife != c.end || f.UsedPercent != local.Number(c.used) && !math.IsNaN(c.used) || f.UsedPercent.Known() == math.IsNaN(c.used) {
+		unknown := math.IsNaN(c.used)
+		if f.Device != "mmcblk0" || f.EndOfLife != c.end || f.UsedPercent.Known() == unknown || !unknown && f.UsedPercent != local.Number(c.used) {
 			t.Errorf("%q %q: %+v", c.life, c.eol, f)
 		}
 	}

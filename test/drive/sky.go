@@ -6,8 +6,8 @@ import (
 	"github.com/waybill-telematics/waybill/gps"
 )
 
-// inView is the sky that a fix was made under: its satellites, numbered as AppendGSA does, and two more that are low. A made-up
-// constellation: it turns once in half a sidereal day, as GPS does. Without a fix nothing is heard.
+// inView is the sky that a fix was made under: its satellites, numbered as AppendGSA does, and two more that are low. It is made
+// up, and turns in half a day. Without a fix nothing is heard.
 func inView(f gps.Fix) []gps.Satellite {
 	if !f.Valid() {
 		return nil
@@ -17,7 +17,7 @@ func inView(f gps.Fix) []gps.Satellite {
 	for i := range f.Satellites + 2 {
 		s := gps.Satellite{System: gps.SystemGPS, ID: uint16(i + 1), Known: gps.KnownElevation | gps.KnownAzimuth | gps.KnownSNR}
 		s.Azimuth = int16((i*137 + int(turned)) % 360) // the golden angle spreads them
-		s.Elevation = int16(80 - i*53%66)
+		s.Elevation = int16(78 - i*29%68)
 		if s.SNR = 24 + s.Elevation/4; i >= f.Satellites {
 			s.Elevation, s.SNR = 6, 17
 		}

@@ -8,6 +8,9 @@ const few = matchMedia("(max-width: 820px)").matches; // what comes behind the l
 const rowsAtOnce = few ? 12 : 200;
 const mostPoints = 60;
 
+// broken lets a line of a name end behind a dot.
+const broken = (name) => name.split(/(?<=\.)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+
 export function signalsView() {
   const search = document.getElementById("search"), found = document.getElementById("found");
   const list = document.getElementById("list"), charts = document.getElementById("charts"), more = document.getElementById("more");
@@ -20,13 +23,14 @@ export function signalsView() {
 
   function row(s) {
     const line = spark(), toggle = el("button", { type: "button", class: "pick", "aria-pressed": chosen.has(s.name) ? "true" : "false",
-      title: s.comment || "Show its course", onclick: () => choose(s.name) }, s.name);
+      title: s.comment || "Show its course", onclick: () => choose(s.name) }, broken(s.name));
     const number = el("td", { class: "number value" }), rate = el("td", { class: "number rate" }), age = el("td", { class: "number age" });
     const node = el("tr", { "data-signal": s.name }, el("td", { class: "name" }, toggle), number, el("td", { class: "unit" }, s.unit),
       el("td", { class: "line" }, line.node), rate, age);
     const update = () => {
       const current = byID.get(s.id);
       setText(number, text(current));
+      number.classList.toggle("long", number.textContent.length > 14);
       number.classList.toggle("soft", current.at_ms === 0);
       setText(rate, current.at_ms === 0 ? "" : `${current.rate < 10 ? Number(current.rate.toFixed(1)) : Math.round(current.rate)}/s`);
       setText(age, current.at_ms === 0 ? "" : ago(current.at_ms, now));
@@ -62,7 +66,7 @@ export function signalsView() {
     if (!s) return;
     const current = el("b", { class: "value" });
     const plotNode = el("div", { class: "plot" });
-    const node = el("div", { class: "chart", "data-chart": name }, el("h3", {}, el("span", {}, name), " ", current,
+    const node = el("div", { class: "chart", "data-chart": name }, el("h3", {}, el("span", {}, broken(name)), " ", current,
       el("button", { type: "button", class: "close", "aria-label": `Close the chart of ${name}`, onclick: () => choose(name) }, "×")), plotNode);
     charts.append(node);
     const plot = chart(plotNode, s.unit, period);
