@@ -42,7 +42,7 @@ type Options struct {
 	Duration time.Duration // a multiple of 10 ms; at least 1 s
 	Scenario string        // one of Scenarios; Mixed if empty
 	Faults   []Fault
-	Sky      bool          // the receiver tells of the satellites in view, too
+	Sky      bool // the receiver tells of the satellites in view, too
 }
 
 // Event is one thing that happens: a frame, a GPS epoch, the beginning of a phase, or the network's going and coming.
