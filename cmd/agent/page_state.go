@@ -11,6 +11,7 @@ import (
 
 	"github.com/waybill-telematics/waybill/buffer"
 	"github.com/waybill-telematics/waybill/firmware"
+	"github.com/waybill-telematics/waybill/firmware/slots"
 	"github.com/waybill-telematics/waybill/internal/clock"
 	"github.com/waybill-telematics/waybill/internal/local"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
@@ -37,7 +38,7 @@ func newTeller(a *agent) *teller {
 		Device: a.settings.Device, Tenant: a.settings.Tenant,
 		Version: id.Version, Commit: id.Commit, Hardware: id.Hardware, Go: id.Go,
 		BootID: clock.FormatBootID(a.boot.ID), Boots: a.boot.Count, Epoch: fmt.Sprintf("%016x", a.queue.Epoch()),
-		Profile: a.settings.Profile, Slot: os.Getenv("WAYBILL_SLOT"),
+		Profile: a.settings.Profile, Slot: os.Getenv(slots.EnvSlot),
 	}
 	if !id.Built.IsZero() {
 		t.fixed.Agent.Built = id.Built.Format(time.RFC3339)
@@ -78,6 +79,7 @@ func (t *teller) state() local.State {
 	if t.uplink != nil {
 		s.Uplink = t.uplinkOf(now)
 	}
+	s.Update = t.updateOf()
 	s.Losses = []local.Loss{}
 	for _, loss := range t.pipe.Ledger().Totals() {
 		reason := strings.ToLower(strings.TrimPrefix(loss.Reason.String(), "LOSS_"))

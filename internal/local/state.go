@@ -241,12 +241,9 @@ type Rule struct {
 	Below  Number `json:"below"`
 }
 
-// Update is how an update of the software stands.
+// Update is how updates of the software stand.
 type Update struct {
-	Phase   string `json:"phase"` // one word: idle, fetching, waiting, installing, trial
-	Text    string `json:"text"`  // in words, with what is waited for
-	Running string `json:"running"`
-	Wanted  string `json:"wanted"` // "": nothing else
-	Bytes   int64  `json:"bytes"`  // of the image that are here
-	Of      int64  `json:"of"`     // 0: not known
+	Phase   string `json:"phase"`   // no launcher, starting, on trial, following, failing, restarting
+	Text    string `json:"text"`    // in words
+	Running string `json:"running"` // slot
 }
