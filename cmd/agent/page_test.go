@@ -21,8 +21,8 @@ import (
 
 const pageToken = "0123456789abcdef"
 
-// An agent on a unix socket tells what its bus and its receiver say, to who has the token; and looking changes nothing of what
-// is collected.
+// An agent on a unix socket tells what its bus and its receiver say, to who has the token; and looking changes nothing of
+// what is collected.
 func TestLocalPage(t *testing.T) {
 	receiver, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -77,7 +77,8 @@ metrics: {listen: 'unix:agent.sock', token_file: token}
 	})
 	fix := secondFix(0)
 	latitude, longitude := fix.Degrees()
-	if r := state.Receivers[0]; math.Abs(float64(r.Latitude)-latitude) > 0.1 || math.Abs(float64(r.Longitude)-longitude) > 0.1 ||
+	r := state.Receivers[0]
+	if math.Abs(float64(r.Latitude)-latitude) > 0.1 || math.Abs(float64(r.Longitude)-longitude) > 0.1 ||
 		r.Source != "tcp "+receiver.Addr().String() {
 		t.Errorf("receiver %+v, want about %v %v", r, latitude, longitude)
 	}
@@ -113,7 +114,8 @@ metrics: {listen: 'unix:agent.sock', token_file: token}
 	if code := getMetrics(t, ctx, strings.TrimPrefix(s.MetricsListen, "unix:")); code != http.StatusUnauthorized {
 		t.Error("metrics without the token:", code)
 	}
-	if state, err = client.State(ctx); err != nil || len(state.Collect.Rules) != 1 || state.Uplink != nil || state.Queue.Flash.Written < 0 {
+	state, err = client.State(ctx)
+	if err != nil || len(state.Collect.Rules) != 1 || state.Uplink != nil || state.Queue.Flash.Written < 0 {
 		t.Errorf("%+v, %v", state, err)
 	}
 	cancel()

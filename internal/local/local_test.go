@@ -22,8 +22,10 @@ func TestNumber(t *testing.T) {
 func TestView(t *testing.T) {
 	var v View
 	for _, e := range []struct{ event, data string }{
-		{EventState, `{"format":1,"now":{"boot_ms":1000},"alarms":[{"name":"a","text":"b","times":3}],"uplink":{"phase":"online"},"update":{"phase":"idle"}}`},
-		{EventSignals, `{"boot_ms":1000,"signals":[{"id":7,"name":"x","at_ms":0,"value":null,"history":[]},{"id":9,"name":"y","at_ms":900,"value":2,"history":[1,2]}]}`},
+		{EventState, `{"format":1,"now":{"boot_ms":1000},"alarms":[{"name":"a","text":"b","times":3}],"uplink":{"phase":"online"},
+			"update":{"phase":"idle"}}`},
+		{EventSignals, `{"boot_ms":1000,"signals":[{"id":7,"name":"x","at_ms":0,"value":null,"history":[]},
+			{"id":9,"name":"y","at_ms":900,"value":2,"history":[1,2]}]}`},
 		{EventState, `{"now":{"boot_ms":2000},"alarms":[{"name":"c"}],"uplink":null,"of_a_later_version":1}`},
 		{EventValues, `{"boot_ms":2000,"values":[{"id":7,"value":5,"at_ms":1990,"rate":10},{"id":99,"value":1}]}`},
 		{"of_a_later_version", `what it is`},
@@ -33,7 +35,8 @@ func TestView(t *testing.T) {
 		}
 	}
 	s := v.State
-	if s.Now.BootMS != 2000 || len(s.Alarms) != 1 || s.Alarms[0] != (Alarm{Name: "c"}) || s.Uplink != nil || s.Update == nil || s.Format != 1 {
+	if s.Now.BootMS != 2000 || len(s.Alarms) != 1 || s.Alarms[0] != (Alarm{Name: "c"}) || s.Uplink != nil || s.Update == nil ||
+		s.Format != 1 {
 		t.Errorf("state %+v", s)
 	}
 	x, y := v.Signals.Signals[0], v.Signals.Signals[1]

@@ -35,7 +35,7 @@ func newBench(t *testing.T, guard Guard, linger time.Duration) *bench {
 	b := &bench{table: testTable()}
 	b.Server = New(Options{
 		State: func() local.State {
-			s := local.State{Format: local.Format, Now: local.Now{BootMS: b.beats.Add(1)}, Agent: local.Agent{Device: "car"}, Alarms: []local.Alarm{}}
+			s := local.State{Format: local.Format, Now: local.Now{BootMS: b.beats.Add(1)}, Agent: local.Agent{Device: "car"}}
 			if text := b.alarm.Load(); text != nil {
 				s.Alarms = append(s.Alarms, local.Alarm{Name: "a", Text: *text})
 			}
@@ -198,7 +198,8 @@ func TestGuard(t *testing.T) {
 		{"no host", open, "GET", "", nil, 403},
 		{"changing something", open, "POST", "127.0.0.1", nil, 405},
 		{"asking what may be asked", open, "OPTIONS", "127.0.0.1", nil, 405},
-		{"own page", open, "GET", "127.0.0.1:9464", map[string]string{"Origin": "http://127.0.0.1:9464", "Sec-Fetch-Site": "same-origin"}, 200},
+		{"own page", open, "GET", "127.0.0.1:9464",
+			map[string]string{"Origin": "http://127.0.0.1:9464", "Sec-Fetch-Site": "same-origin"}, 200},
 		{"by hand", open, "GET", "127.0.0.1:9464", map[string]string{"Sec-Fetch-Site": "none"}, 200},
 		{"foreign page", open, "GET", "127.0.0.1:9464", map[string]string{"Origin": "https://attacker.example"}, 403},
 		{"other port", open, "GET", "127.0.0.1:9464", map[string]string{"Origin": "http://127.0.0.1:8000"}, 403},
@@ -209,7 +210,8 @@ func TestGuard(t *testing.T) {
 		{"wrong token", closed, "GET", "127.0.0.1:9464", map[string]string{"Authorization": "Bearer 0123456789abcdeg"}, 401},
 		{"beginning of the token", closed, "GET", "127.0.0.1:9464", map[string]string{"Authorization": "Bearer 0123"}, 401},
 		{"token without its word", closed, "GET", "127.0.0.1:9464", map[string]string{"Authorization": token}, 401},
-		{"token of a foreign page", closed, "GET", "car.local", map[string]string{"Authorization": "Bearer " + token, "Origin": "http://a"}, 403},
+		{"token of a foreign page", closed, "GET", "car.local",
+			map[string]string{"Authorization": "Bearer " + token, "Origin": "http://a"}, 403},
 		{"socket", socket, "GET", "whatever", nil, 200},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -233,14 +235,16 @@ func TestGuard(t *testing.T) {
 // The page's files are there for everybody, what they ask for is not.
 func TestPageAsksForTheToken(t *testing.T) {
 	b := newBench(t, Guard{Token: "0123456789abcdef"}, time.Hour)
-	for path, want := range map[string]int{"/": 200, "/js/main.js": 200, "/style.css": 200, "/js/": 404, "/none": 404, "/../server.go": 404,
+	for path, want := range map[string]int{"/": 200, "/js/main.js": 200, "/style.css": 200,
+		"/js/": 404, "/none": 404, "/../server.go": 404,
 		"/api/state": 401, "/api/signals": 401, "/api/events": 401, "/api/none": 401} {
 		r, err := http.Get(b.http.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = r.Body.Close()
-		if r.StatusCode != want || want == 200 && !strings.Contains(r.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+		policy := r.Header.Get("Content-Security-Policy")
+		if r.StatusCode != want || want == 200 && !strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("%s: %d, want %d; %v", path, r.StatusCode, want, r.Header)
 		}
 	}

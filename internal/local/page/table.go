@@ -219,8 +219,8 @@ func (f *fixed) number(s *telemetrypb.Sample) local.Number {
 	return local.Number(s.Physical(f.scale, f.offset))
 }
 
-// appendNumber writes what binary64 holds of a scaled decimal as somebody would: three times 0.1 is 0.3. A whole number keeps
-// all of its digits.
+// appendNumber writes what binary64 holds of a scaled decimal as somebody would: three times 0.1 is 0.3. A whole number
+// keeps all of its digits.
 func appendNumber(dst []byte, n local.Number) []byte {
 	v := float64(n)
 	if !n.Known() || v == math.Trunc(v) {

@@ -12,8 +12,10 @@ import (
 
 func testTable() *Table {
 	return NewTable([]Shown{
-		{Signal: &telemetrypb.Signal{Id: 1, Name: "can0.Motion.Speed", Unit: "km/h", Scale: 0.1, Offset: -5, Source: "can:can0"}, Lane: "telemetry"},
-		{Signal: &telemetrypb.Signal{Id: 2, Name: `odd "name"` + "\u2028</script>", Labels: []*telemetrypb.Label{{Value: -1, Text: "reverse"}}}, Lane: "event"},
+		{Lane: "telemetry", Signal: &telemetrypb.Signal{Id: 1, Name: "can0.Motion.Speed", Unit: "km/h", Scale: 0.1, Offset: -5,
+			Source: "can:can0"}},
+		{Lane: "event", Signal: &telemetrypb.Signal{Id: 2, Name: `odd "name"` + "\u2028</script>",
+			Labels: []*telemetrypb.Label{{Value: -1, Text: "reverse"}}}},
 		{Signal: &telemetrypb.Signal{Id: 4, Name: "text"}},
 	})
 }
@@ -43,7 +45,8 @@ func TestTable(t *testing.T) {
 	if len(all.Signals) != 3 || all.BootMS != 5000 || all.Signals[0].AtMS != 0 || all.Signals[0].Value.Value.Known() {
 		t.Fatalf("at first %+v", all)
 	}
-	if s := all.Signals[0]; s.Name != "can0.Motion.Speed" || s.Unit != "km/h" || s.Source != "can:can0" || s.Lane != "telemetry" || s.ID != 1 {
+	if s := all.Signals[0]; s.Name != "can0.Motion.Speed" || s.Unit != "km/h" || s.Source != "can:can0" ||
+		s.Lane != "telemetry" || s.ID != 1 {
 		t.Errorf("%+v", s)
 	}
 	if all.Signals[1].Name != `odd "name"`+"\u2028</script>" || all.Signals[2].ID != 4 {
@@ -55,8 +58,9 @@ func TestTable(t *testing.T) {
 		telemetrypb.StringSample(4, 6.3e9, "a\nb"), telemetrypb.UintSample(99, 1, 1), telemetrypb.UintSample(0, 1, 1),
 	})
 	got := valuesOf(t, tab.beat(nil, 7e9))
-	want := []local.Value{{ID: 1, Value: 0.3, AtMS: 6100, Rate: 2}, {ID: 2, Value: -1, Text: "reverse", AtMS: 6200, Rate: 1}, {ID: 4, Value: local.Missing(), Text: "a\nb", AtMS: 6300, Rate: 1}}
-	if len(got.Values) != 3 || got.BootMS != 7000 || got.Values[0] != want[0] || got.Values[1] != want[1] || got.Values[2].Text != "a\nb" || got.Values[2].Value.Known() {
+	want := []local.Value{{ID: 1, Value: 0.3, AtMS: 6100, Rate: 2}, {ID: 2, Value: -1, Text: "reverse", AtMS: 6200, Rate: 1}}
+	if len(got.Values) != 3 || got.BootMS != 7000 || got.Values[0] != want[0] || got.Values[1] != want[1] ||
+		got.Values[2].Text != "a\nb" || got.Values[2].Value.Known() {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	tab.Take([]telemetrypb.Sample{telemetrypb.FloatSample(2, 7e9, math.NaN())})
