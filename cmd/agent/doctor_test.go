@@ -99,7 +99,6 @@ func TestDoctorOnConfigurations(t *testing.T) {
 		words      []string
 	}{
 		{"a key that is none", strings.Replace(good, "broker:", "brokr:", 1), []string{"FAIL     configuration", "agent.yaml:6:", `did you mean "broker"?`, "to do: correct the file"}},
-		{"no broker", strings.Replace(good, "  broker: mqtt://127.0.0.1:1\n", "", 1), []string{"FAIL     configuration", "names no broker", "mqtts://HOST:8883"}},
 		{"a file that is not there", good + "  cert: gone.pem\n  key: gone.key\n", []string{"FAIL     configuration", "uplink.cert", "gone.pem", "no such file"}},
 		{"nothing to collect", strings.Replace(good, "'*'", "'nothing.*'", 1), []string{"FAIL     configuration", "nothing.*", "FAIL     tcp", "look at this first: configuration"}},
 	} {
