@@ -43,9 +43,10 @@ func initCommand() *cobra.Command {
 configuration that check accepts. Nothing is sent on a bus. With --yes it asks nothing. A file that is there is never
 overwritten without --force.
 
-DBC files are ranked for each bus by score = (ids heard that the file names with the length they came with, minus those
-with another length) ÷ ids heard. The best is taken from 0.3 on, a further one if it explains a tenth more of the bus. A bus
-that no file explains is recorded whole (record: all), to be decoded later.
+DBC files are ranked for each bus by how many of the ids heard they name with the length they came with, less those with
+another length. The score is that number ÷ the lesser of ids heard and messages in the file. A file is taken from 0.6
+on if it names three ids of 11 bits or one of 29 bits, the first one from 0.3 on if it names ten or four; a further one by
+what those before it do not name. A bus that no file explains is recorded whole (record: all), to be decoded later.
 
 With --log, buses are those of candump logs, and nothing is listened to: a start without a vehicle.`,
 		Example: `  sudo waybill-agent init --dbc /usr/share/dbc

@@ -28,7 +28,9 @@ type fit struct {
 	Wrong    int     `json:"wrong"`    // with another length
 	Heard    int     `json:"heard"`    // ids heard
 	Messages int     `json:"messages"` // in the file
-	Score    float64 `json:"score"`    // (right − wrong) ÷ heard
+	Score    float64 `json:"score"`    // (right − wrong) ÷ the lesser of heard and messages: of what could fit
+
+	evidence int // an id of 29 bits is worth strongID of 11 bits, which two makers share easily
 }
 
 func (f fit) String() string {
@@ -39,11 +41,14 @@ func (f fit) String() string {
 	return fmt.Sprintf("%s; has %d messages; score %.2f", text, f.Messages, f.Score)
 }
 
-// What a file has to reach to be taken: leastScore if it is a bus's first one, leastMore of the ids heard, beside
-// those that the files before it name, if it is another.
+// What a file has to reach to be taken: a score and evidence. Small files fit by chance: on a bus of 180 ids of 11 bits a
+// file of eight messages has three of them once in 40 times.
 const (
-	leastScore = 0.3
-	leastMore  = 0.1
+	leastScore    = 0.3 // of a bus's first file, with muchEvidence
+	goodScore     = 0.6 // of any, with leastEvidence
+	leastEvidence = 3   // or all ids that came
+	muchEvidence  = 10
+	strongID      = 3
 )
 
 // readDBCs reads the files that are named, and those in folders that are. What is none is told to warn.
@@ -98,18 +103,26 @@ func (f *dbcFile) message(key frameKey) *can.Message {
 
 // judge compares a file with what was heard, but for what is explained already.
 func (f *dbcFile) judge(h *heard, explained map[frameKey]bool) fit {
-	result := fit{File: f.path, Heard: len(h.ids), Messages: f.messages}
+	result := fit{File: f.path, Messages: f.messages}
 	for key, one := range h.ids {
+		if explained[key] {
+			continue
+		}
+		result.Heard++
 		switch m := f.message(key); {
-		case m == nil || explained[key]:
-		case lengthFits(m, one.longest):
-			result.Right++
-		default:
+		case m == nil:
+		case !lengthFits(m, one.longest):
 			result.Wrong++
+		case key.extended:
+			result.Right++
+			result.evidence += strongID
+		default:
+			result.Right++
+			result.evidence++
 		}
 	}
-	if result.Heard > 0 {
-		result.Score = float64(result.Right-result.Wrong) / float64(result.Heard)
+	if possible := min(result.Heard, result.Messages); possible > 0 {
+		result.Score = float64(result.Right-result.Wrong) / float64(possible)
 	}
 	return result
 }
@@ -126,14 +139,14 @@ func lengthFits(m *can.Message, longest int) bool {
 	return m.Length == longest
 }
 
-// rank orders files, the best first: by score, then by the share of the file that was heard, then by name.
+// rank orders files, the best first: by how many ids they explain, then by score, then by name.
 func rank(h *heard, files []*dbcFile, explained map[frameKey]bool) []fit {
 	list := make([]fit, 0, len(files))
 	for _, f := range files {
 		list = append(list, f.judge(h, explained))
 	}
 	slices.SortFunc(list, func(a, b fit) int {
-		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(b.Right*a.Messages, a.Right*b.Messages), cmp.Compare(a.File, b.File))
+		return cmp.Or(cmp.Compare(b.Right-b.Wrong, a.Right-a.Wrong), cmp.Compare(b.Score, a.Score), cmp.Compare(a.File, b.File))
 	})
 	return list
 }
@@ -142,14 +155,15 @@ func rank(h *heard, files []*dbcFile, explained map[frameKey]bool) []fit {
 func choose(h *heard, files []*dbcFile) (taken, all []fit) {
 	all = rank(h, files, nil)
 	explained := map[frameKey]bool{}
-	for least := leastScore; ; least = leastMore {
+	for {
 		ranked := rank(h, files, explained)
-		if len(ranked) == 0 || ranked[0].Score < least || ranked[0].Right == 0 {
+		i := slices.IndexFunc(ranked, func(f fit) bool { return f.convinces(len(taken) == 0) })
+		if i < 0 {
 			return taken, all
 		}
-		taken = append(taken, ranked[0])
+		taken = append(taken, ranked[i])
 		for _, f := range files {
-			if f.path != ranked[0].File {
+			if f.path != ranked[i].File {
 				continue
 			}
 			for key := range h.ids {
@@ -157,6 +171,17 @@ func choose(h *heard, files []*dbcFile) (taken, all []fit) {
 			}
 		}
 	}
+}
+
+// convinces says whether a file is taken for a bus.
+func (f fit) convinces(first bool) bool {
+	switch {
+	case f.Right == 0:
+		return false
+	case first && f.Score >= leastScore && f.evidence >= muchEvidence:
+		return true
+	}
+	return f.Score >= goodScore && (f.evidence >= leastEvidence || f.Right == f.Heard)
 }
 
 // usualPGNs are on nearly every J1939 bus: EEC1, CCVS, ET1, EFL/P1, EEC2, DM1 and the transport protocol (SAE J1939-71, -73, -21).

@@ -224,12 +224,11 @@ func (s *survey) summary(out io.Writer) {
 		}
 		fmt.Fprintf(out, "%s: %d frames of %d ids\n", b.Name, b.Frames, b.IDs)
 		for i, f := range b.Ranked {
-			if i == shownFits || f.Right == 0 {
-				break
-			}
 			mark := "  "
-			if slices.ContainsFunc(b.Taken, func(t fit) bool { return t.File == f.File }) {
+			if b.takes(f) {
 				mark = "* "
+			} else if i >= shownFits || f.Right == 0 {
+				continue
 			}
 			fmt.Fprintf(out, "  %s%s\n", mark, f)
 		}
@@ -237,6 +236,10 @@ func (s *survey) summary(out io.Writer) {
 	for _, r := range s.Receivers {
 		fmt.Fprintf(out, "%s\n", r)
 	}
+}
+
+func (b *foundBus) takes(f fit) bool {
+	return slices.ContainsFunc(b.Taken, func(t fit) bool { return t.File == f.File })
 }
 
 // shownFits are so many of a bus's ranked files.

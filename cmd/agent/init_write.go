@@ -124,7 +124,7 @@ func (w *configWriter) link(b foundBus) {
 // databases writes what explains a bus, and what was near.
 func (w *configWriter) databases(b foundBus) {
 	for i, f := range b.Ranked {
-		if i < shownFits && f.Right > 0 {
+		if i < shownFits && f.Right > 0 || b.takes(f) {
 			w.line("    # %s", f)
 		}
 	}
