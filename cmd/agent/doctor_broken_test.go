@@ -249,7 +249,7 @@ func breakages(t *testing.T) []breakage {
 				t.Fatal(err)
 			}
 		}},
-		{problem: problemQuotaTooLarge, result: doctor.Warned, config: sound + "queue: {max_bytes: 1024GiB, min_free: " + fmt.Sprint(freeBytes(t)/2) + "B}\n"},
+		{problem: problemQuotaTooLarge, result: doctor.Warned, config: sound + "queue: {max_bytes: 1024GiB, min_free: " + fmt.Sprint(freeHere(t)/2) + "B}\n"},
 		{problem: problemQueueLocked, result: doctor.Failed, prepare: func(t *testing.T, dir string) {
 			q := openQueueAt(t, dir)
 			t.Cleanup(func() { _ = q.Close() })
@@ -298,8 +298,8 @@ func breakages(t *testing.T) []breakage {
 	}
 }
 
-// freeBytes is what the test's file system has free.
-func freeBytes(t *testing.T) uint64 {
+// freeHere is what the test's file system has free.
+func freeHere(t *testing.T) uint64 {
 	t.Helper()
 	var disk unix.Statfs_t
 	if err := unix.Statfs(t.TempDir(), &disk); err != nil {
