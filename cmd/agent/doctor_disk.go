@@ -67,8 +67,10 @@ func (d *device) dataFolder() bool {
 		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(), "make it the agent's user's: sudo chown -R waybill "+dir+"; under systemd, StateDirectory= or ReadWritePaths= has to name it")
 		return false
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		d.fail(stepData, problemDiskFull, "the file system of "+place+" has no room: "+err.Error(), "make room: df -h "+place+", du -xh "+place)
-		return err == nil
+		if d.room(place) { // a quota of the user's, say
+			d.fail(stepData, problemDiskFull, "the file system of "+place+" takes nothing: "+err.Error(), "make room: df -h "+place+", quota")
+		}
+		return false
 	case err != nil:
 		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(), "look at the kernel's log; flash that is worn out has to be replaced")
 		return false
@@ -150,12 +152,12 @@ func (d *device) room(place string) bool {
 		d.warn(stepData, problemDiskNotDurable, fmt.Sprintf("%s is on %s, in memory: what waits there is lost with the power", place, name), "set data_dir: to a folder on flash")
 	}
 	switch {
+	case disk.Files > 0 && disk.Ffree == 0:
+		d.fail(stepData, problemDiskNoFiles, "the file system of "+place+" can hold no further file: it has no inodes left", "remove files (df -i "+place+"), or make the file system anew with more inodes")
+		return false
 	case free < q.MinFree:
 		d.fail(stepData, problemDiskFull, fmt.Sprintf("%s has %s free, and queue.min_free leaves %s to others: nothing more is kept", place, mebibytes(free), mebibytes(q.MinFree)),
 			"make room (df -h "+place+", du -xh "+place+"), or lower queue.min_free")
-		return false
-	case disk.Files > 0 && disk.Ffree == 0:
-		d.fail(stepData, problemDiskNoFiles, "the file system of "+place+" can hold no further file: it has no inodes left", "remove files (df -i "+place+"), or make the file system anew with more inodes")
 		return false
 	case q.MaxBytes > used+free-q.MinFree:
 		d.warn(stepData, problemQuotaTooLarge, fmt.Sprintf("queue.max_bytes is %s, and the file system of %s has room for %s of queue (%s free of %s): old data go earlier than max_bytes says",

@@ -32,7 +32,7 @@ type askFlags struct {
 func (f *askFlags) add(cmd *cobra.Command) {
 	configFlag(cmd, &f.file)
 	cmd.Flags().StringVar(&f.address, "address", "", "`HOST:PORT` or unix:PATH of the agent; default: metrics.listen of the configuration")
-	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "`FILE` whose first line is the agent's token, if it asks for one; default: the environment's "+local.EnvToken)
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "`FILE` whose first line is the agent's token, if it asks for one; default: the configuration's, or the environment's "+local.EnvToken)
 }
 
 // client is the way to the agent. Its errors are about the call or the configuration.
@@ -45,7 +45,7 @@ func (f *askFlags) client() (*local.Client, error) {
 		}
 		token, _, _ = strings.Cut(string(text), "\n")
 	}
-	if f.address != "" {
+	if f.address != "" { // the configuration is not looked at
 		return local.NewClient(f.address, token), nil
 	}
 	d, err := readConfig(f.file)
@@ -58,6 +58,9 @@ func (f *askFlags) client() (*local.Client, error) {
 	}
 	if s.MetricsListen == "" {
 		return nil, cli.UsageError(fmt.Errorf("%s has no metrics.listen: the agent cannot be asked; add metrics: {listen: 127.0.0.1:9464}", f.file))
+	}
+	if f.tokenFile == "" {
+		token = s.Page.Token // of the configuration, or of the environment
 	}
 	return local.NewClient(s.MetricsListen, token), nil
 }
