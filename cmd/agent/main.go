@@ -16,5 +16,5 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	return cli.Group("waybill-agent", "The telematics agent of a car, and its bench tools",
-		runCommand(), initCommand(), checkCommand(), doctorCommand(), statusCommand(), topCommand(), versionCommand(), canCommand(), gpsCommand(), batchCommand(), queueCommand())
+		runCommand(), initCommand(), checkCommand(), doctorCommand(), statusCommand(), topCommand(), versionCommand(), canCommand(), gpsCommand(), batchCommand(), queueCommand(), manCommand())
 }

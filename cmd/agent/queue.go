@@ -329,6 +329,7 @@ output one behind the other, which is one payload again. Damaged batches are lef
 		},
 	}
 	cmd.Flags().StringVar(&laneName, "lane", "", "only the lane `NAME`: control, event, telemetry or raw")
+	_ = cmd.RegisterFlagCompletionFunc("lane", cobra.FixedCompletions([]string{"control", "event", "telemetry", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVar(&to, "to", "", "write files to `FOLDER` instead of standard output")
 	return cmd
 }
