@@ -75,7 +75,7 @@ func busText(b *local.Bus) string {
 	if b.Bitrate > 0 {
 		rate = fmt.Sprintf("%d kbit/s", b.Bitrate/1000)
 	}
-	if b.ListenOnly {
+	if b.ListenOnly && b.Interface != "" {
 		rate += " listen-only"
 	}
 	counters := ""
@@ -109,7 +109,11 @@ func receiverText(s *local.State, r *local.Receiver) string {
 	case r.Latitude.Known() && r.Longitude.Known():
 		position = fmt.Sprintf("%.5f %.5f", float64(r.Latitude), float64(r.Longitude))
 	}
-	text := words(fmt.Sprintf("%-6s", r.Name), mode, fmt.Sprintf("%d/%d satellites", r.Used, r.Seen), position, ifKnown(r.Error, "±%.1f m"), ifKnown(r.Speed, "%.1f m/s"))
+	satellites := fmt.Sprintf("%d/%d satellites", r.Used, r.Seen)
+	if r.Seen == 0 { // it has not told yet, or never does
+		satellites = fmt.Sprintf("%d satellites", r.Used)
+	}
+	text := words(fmt.Sprintf("%-6s", r.Name), mode, satellites, position, ifKnown(r.Error, "±%.1f m"), ifKnown(r.Speed, "%.1f m/s"))
 	if r.Parked {
 		text += "  parked"
 	}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -361,4 +363,50 @@ func FuzzTopScreen(f *testing.F) {
 		}
 		s.settle()
 	})
+}
+
+// TestStatusOfARunningAgent asks an agent, not a fake, by its configuration.
+func TestStatusOfARunningAgent(t *testing.T) {
+	dir := writeFiles(t, map[string]string{"a.dbc": smallDBC, "token": pageToken + "\n", "agent.yaml": `
+device: {id: car-1, tenant: acme}
+data_dir: data
+can: [{bus: can0, replay: can.fifo, time: receipt, dbc: [a.dbc]}]
+collect: {signals: [{match: 'can0.*'}]}
+metrics: {listen: 'unix:agent.sock', token_file: token}
+`})
+	if err := syscall.Mkfifo(filepath.Join(dir, "can.fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "agent.yaml")
+	ask := func() (int, string) {
+		var stdout, stderr bytes.Buffer
+		root := rootCommand()
+		root.SetOut(&stdout)
+		code := cli.Execute(root, []string{"status", "-c", file}, &stderr)
+		return code, stdout.String() + stderr.String()
+	}
+	if code, out := ask(); code != exitNotRunning {
+		t.Errorf("exit code %d before it runs: %s", code, out)
+	}
+	s, v, err := load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- runAgent(ctx, s, v, slog.New(slog.DiscardHandler), newRenewal()) }()
+	code, out := ask()
+	for code == exitNotRunning && ctx.Err() == nil {
+		time.Sleep(20 * time.Millisecond)
+		code, out = ask()
+	}
+	if code != cli.OK {
+		t.Errorf("exit code %d", code)
+	}
+	wantSaid(t, out, "car-1 of acme", "bus       can0", "uplink    record only", "collects  2 signals")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
