@@ -64,8 +64,9 @@ broker's rules go by the client id (AWS IoT policies, %c in Mosquitto's), that i
 with --as-vehicle. What waits for the vehicle at the broker stays there. To the store it puts a question that leaves
 nothing behind; a store from before such questions stays silent, and receipt fails. size sends payload_bytes once; the
 rest is a few kilobytes.`,
-		Example: "  sudo -u waybill waybill-agent doctor\n  waybill-agent doctor -c agent.yaml --local\n  waybill-agent doctor -c agent.yaml --json | jq 'select(.result == \"FAIL\")'",
-		Args:    cli.NoArguments,
+		Example: "  sudo -u waybill waybill-agent doctor\n  waybill-agent doctor -c agent.yaml --local\n  waybill-agent " +
+			"doctor -c agent.yaml --json | jq 'select(.result == \"FAIL\")'",
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.timeout < time.Second || f.timeout > 10*time.Minute {
 				return cli.UsageError(fmt.Errorf("--timeout: must be between 1s and 10m, got %v", f.timeout))
@@ -82,7 +83,8 @@ rest is a few kilobytes.`,
 	cmd.Flags().BoolVar(&f.json, "json", false, "one JSON object a step: step, result, problem, found, wrong, remedy, hint, ms")
 	cmd.Flags().BoolVar(&f.local, "local", false, "look at this computer only, and leave broker and store alone")
 	cmd.Flags().DurationVar(&f.listen, "listen", 4*time.Second, "how long to listen to each bus and receiver; 0s: not at all")
-	cmd.Flags().BoolVar(&f.asVehicle, "as-vehicle", false, "connect by the vehicle's own client id; ends a running agent's connection, so stop it before")
+	cmd.Flags().BoolVar(&f.asVehicle, "as-vehicle", false, "connect by the vehicle's own client id; ends a running agent's "+
+		"connection, so stop it before")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "for the way to the store; a step has a sixth of it")
 	return cmd
 }
@@ -123,14 +125,16 @@ const (
 )
 
 func (f *doctorFlags) refuse(report func(doctor.Step), err error, remedy string) {
-	report(doctor.Step{Name: doctor.StepConfiguration, Result: doctor.Failed, Problem: problemConfiguration, Wrong: err.Error(), Remedy: remedy})
+	report(doctor.Step{Name: doctor.StepConfiguration, Result: doctor.Failed, Problem: problemConfiguration,
+		Wrong: err.Error(), Remedy: remedy})
 }
 
 // configuration reads the file; nil: there is nothing to try. The vehicle is never nil with settings.
 func (f *doctorFlags) configuration(report func(doctor.Step)) (*settings, *vehicle) {
 	d, err := readConfig(f.file)
 	if err != nil {
-		f.refuse(report, err, "correct the file, or name another one with -c; waybill-agent check -c FILE says the same, waybill-agent init makes one")
+		f.refuse(report, err, "correct the file, or name another one with -c; waybill-agent check -c FILE says the same, "+
+			"waybill-agent init makes one")
 		return nil, nil
 	}
 	s, err := check(d)
@@ -145,7 +149,8 @@ func (f *doctorFlags) configuration(report func(doctor.Step)) (*settings, *vehic
 	}
 	if s.Uplink.Broker == nil {
 		report(doctor.Step{Name: doctor.StepConfiguration, Result: doctor.Warned, Problem: problemRecordOnly,
-			Wrong: f.file + " names no broker: samples are recorded and stay on this device", Remedy: "name one: uplink: {broker: mqtts://HOST:8883}"})
+			Wrong:  f.file + " names no broker: samples are recorded and stay on this device",
+			Remedy: "name one: uplink: {broker: mqtts://HOST:8883}"})
 		return s, v
 	}
 	report(doctor.Step{Name: doctor.StepConfiguration, Result: doctor.OK,

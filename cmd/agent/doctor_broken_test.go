@@ -3,14 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,214 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/waybill-telematics/waybill/buffer"
-	"github.com/waybill-telematics/waybill/gps"
-	"github.com/waybill-telematics/waybill/gps/gpstest"
 	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/internal/clock"
 	"github.com/waybill-telematics/waybill/test/certs"
 	"github.com/waybill-telematics/waybill/uplink/doctor"
 )
-
-// A vehicle without fault, on this machine: a recording in place of a bus. The tests break one thing each.
-const (
-	soundCAN     = "can: [{bus: can0, replay: a.log, time: receipt, dbc: [a.dbc]}]\n"
-	soundCollect = "collect: {signals: [{match: '*'}]}\n"
-	soundDevice  = "device: {id: car-1}\ndata_dir: data\n"
-	soundUplink  = "uplink: {broker: 'mqtts://127.0.0.1:1'}\n"
-	sound        = soundDevice + soundCAN + soundCollect + soundUplink
-)
-
-// breakage is a vehicle that somebody broke.
-type breakage struct {
-	problem string // its name
-	result  doctor.Result
-	config  string // DIR is the folder
-	prepare func(t *testing.T, dir string)
-	nobody  bool // tried as a user that owns nothing
-}
-
-// asNobody runs do with the rights of a user that owns nothing, if this one is root: on a thread of its own, which ends
-// with it.
-func asNobody(do func()) {
-	if os.Geteuid() != 0 {
-		do()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		_ = unix.Setfsgid(65534)
-		_ = unix.Setfsuid(65534) // takes CAP_DAC_OVERRIDE out of effect, setfsuid(2) and capabilities(7)
-		do()
-	}()
-	<-done
-}
-
-// lay makes the folder of a vehicle.
-func lay(t *testing.T, b breakage) (file string) {
-	t.Helper()
-	dir := writeFiles(t, map[string]string{"a.dbc": smallDBC, "a.log": ""})
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o777); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"..", ".", "a.dbc", "a.log", "data"} {
-		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	config := b.config
-	if config == "" {
-		config = sound
-	}
-	file = filepath.Join(dir, "agent.yaml")
-	if err := os.WriteFile(file, []byte(strings.ReplaceAll(config, "DIR", dir)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if b.nobody {
-		if err := os.Chmod(filepath.Join(dir, "data"), 0o777|os.ModeSticky); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if b.prepare != nil {
-		b.prepare(t, dir)
-	}
-	return file
-}
-
-// problemsOf runs the command and returns what it says is wrong, by name.
-func problemsOf(t *testing.T, file string, flags ...string) (found map[string]doctor.Step, code int) {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	root := rootCommand()
-	root.SetOut(&stdout)
-	code = cli.Execute(root, append([]string{"doctor", "-c", file, "--json", "--local"}, flags...), &stderr)
-	t.Logf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
-	found = map[string]doctor.Step{}
-	for line := range strings.Lines(stdout.String()) {
-		var s doctor.Step
-		if err := json.Unmarshal([]byte(line), &s); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		if s.Problem != "" {
-			if s.Wrong == "" || s.Remedy == "" {
-				t.Errorf("%s: nothing is said of it, or no remedy", s.Problem)
-			}
-			found[s.Problem] = s
-		}
-	}
-	return found, code
-}
-
-func write(t *testing.T, path, text string, mode os.FileMode) {
-	t.Helper()
-	err := os.WriteFile(path, []byte(text), 0o600)
-	if err == nil {
-		err = os.Chmod(path, mode)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// openQueueAt makes a queue and returns it open.
-func openQueueAt(t *testing.T, dir string) *buffer.Queue {
-	t.Helper()
-	q, err := buffer.Open(filepath.Join(dir, "data", "queue"), buffer.Options{Rand: rand.Reader})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
-
-// receiverAt is a receiver on DIR/gps that says something again and again until the test ends.
-func receiverAt(rate uint32, say func(second int) []byte) func(*testing.T, string) {
-	return func(t *testing.T, dir string) {
-		t.Helper()
-		r, err := gpstest.NewReceiver(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(r.Path(), filepath.Join(dir, "gps")); err != nil {
-			t.Fatal(err)
-		}
-		r.Speak(rate)
-		stop, done := make(chan struct{}), make(chan struct{})
-		t.Cleanup(func() { close(stop); <-done; _ = r.Close() })
-		go func() {
-			defer close(done)
-			for second := 0; ; second++ {
-				select {
-				case <-stop:
-					return
-				case <-time.After(50 * time.Millisecond):
-					if say != nil {
-						_, _ = r.Write(say(second % 60)) // nobody may be listening yet
-					}
-				}
-			}
-		}()
-	}
-}
-
-func closedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// tcpServer says the same to whoever connects.
-func tcpServer(t *testing.T, say string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write([]byte(say)) // it may be gone
-			t.Cleanup(func() { conn.Close() })
-		}
-	}()
-	return l.Addr().String()
-}
-
-func withGPS(source string) string {
-	return soundDevice + "gps: [{name: gps0, " + source + "}]\n" + soundCollect + soundUplink
-}
-
-func withCerts(keys string) string {
-	return soundDevice + soundCAN + soundCollect + "uplink: {broker: 'mqtts://127.0.0.1:1', " + keys + "}\n"
-}
-
-// signed lays out car.pem and car.key, valid between two times from now, and ca.pem.
-func signed(from, to time.Duration) func(*testing.T, string) {
-	return func(t *testing.T, dir string) {
-		t.Helper()
-		ca := certs.NewAuthority(t, "ca")
-		ca.Write(dir, "ca")
-		ca.Sign("car-1", time.Now().Add(from), time.Now().Add(to)).Write(dir, "car")
-	}
-}
-
-const (
-	ownPair = "ca: ca.pem, cert: car.pem, key: car.key"
-	day     = 24 * time.Hour
-)
-
-func noFix(second int) []byte {
-	return gpstest.Epoch(nil, gps.Fix{Time: time.Date(2026, 11, 22, 12, 0, second, 0, time.UTC).UnixNano(), Mode: gps.ModeNoFix, Fields: gps.HasTime})
-}
 
 // breakages are real: folders, files, terminals, ports and certificates. Those of buses are in test/vm, where there is CAN.
 func breakages(t *testing.T) []breakage {
@@ -249,7 +42,8 @@ func breakages(t *testing.T) []breakage {
 				t.Fatal(err)
 			}
 		}},
-		{problem: problemQuotaTooLarge, result: doctor.Warned, config: sound + "queue: {max_bytes: 1024GiB, min_free: " + fmt.Sprint(freeHere(t)/2) + "B}\n"},
+		{problem: problemQuotaTooLarge, result: doctor.Warned, config: sound + "queue: {max_bytes: 1024GiB, min_free: " +
+			fmt.Sprint(freeHere(t)/2) + "B}\n"},
 		{problem: problemQueueLocked, result: doctor.Failed, prepare: func(t *testing.T, dir string) {
 			q := openQueueAt(t, dir)
 			t.Cleanup(func() { _ = q.Close() })
@@ -267,34 +61,45 @@ func breakages(t *testing.T) []breakage {
 		{problem: problemQueueUnreadable, result: doctor.Failed, prepare: func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "data", "queue"), "no folder", 0o644)
 		}},
-		{problem: problemCANForeign, result: doctor.Failed, config: soundDevice + "can: [{bus: can0, interface: lo, dbc: [a.dbc]}]\n" + soundCollect + soundUplink},
-		{problem: canGone(), result: doctor.Failed, config: soundDevice + "can: [{interface: can77, dbc: [a.dbc]}]\n" + soundCollect + soundUplink},
+		{problem: problemCANForeign, result: doctor.Failed, config: soundDevice +
+			"can: [{bus: can0, interface: lo, dbc: [a.dbc]}]\n" + soundCollect + soundUplink},
+		{problem: canGone(), result: doctor.Failed, config: soundDevice + "can: [{interface: can77, dbc: [a.dbc]}]\n" +
+			soundCollect + soundUplink},
 		{problem: problemGPSMissing, result: doctor.Failed, config: withGPS("serial: DIR/ttyGone")},
-		{problem: problemGPSPermission, result: doctor.Failed, config: withGPS("serial: DIR/tty"), nobody: true, prepare: func(t *testing.T, dir string) {
-			write(t, filepath.Join(dir, "tty"), "", 0)
-		}},
+		{problem: problemGPSPermission, result: doctor.Failed, config: withGPS("serial: DIR/tty"), nobody: true,
+			prepare: func(t *testing.T, dir string) {
+				write(t, filepath.Join(dir, "tty"), "", 0)
+			}},
 		{problem: problemGPSNoTerminal, result: doctor.Failed, config: withGPS("serial: DIR/a.log")},
 		{problem: problemGPSSilent, result: doctor.Failed, config: withGPS("serial: DIR/gps"), prepare: receiverAt(0, nil)},
-		{problem: problemGPSNoNMEA, result: doctor.Failed, config: withGPS("serial: DIR/gps"), prepare: receiverAt(0, func(int) []byte {
-			return bytes.Repeat([]byte{0xB5, 0x62, 0x01, 0x07, 0xFF}, 40) // as a binary protocol looks
-		})},
-		{problem: problemGPSBaud, result: doctor.Failed, config: withGPS("serial: DIR/gps, baud: 9600"), prepare: receiverAt(unix.B38400, noFix)},
-		{problem: problemGPSNoFix, result: doctor.Warned, config: withGPS("serial: DIR/gps, baud: 9600"), prepare: receiverAt(unix.B9600, noFix)},
+		{problem: problemGPSNoNMEA, result: doctor.Failed, config: withGPS("serial: DIR/gps"), prepare: receiverAt(0,
+			func(int) []byte {
+				return bytes.Repeat([]byte{0xB5, 0x62, 0x01, 0x07, 0xFF}, 40) // as a binary protocol looks
+			})},
+		{problem: problemGPSBaud, result: doctor.Failed, config: withGPS("serial: DIR/gps, baud: 9600"),
+			prepare: receiverAt(unix.B38400, noFix)},
+		{problem: problemGPSNoFix, result: doctor.Warned, config: withGPS("serial: DIR/gps, baud: 9600"),
+			prepare: receiverAt(unix.B9600, noFix)},
 		{problem: problemGPSUnreachable, result: doctor.Failed, config: withGPS("tcp: '" + closedPort(t) + "'")},
 		{problem: problemGPSUnreachable, result: doctor.Failed, config: withGPS("gpsd: {address: '" + closedPort(t) + "'}")},
 		{problem: problemGPSSilent, result: doctor.Failed, config: withGPS("gpsd: {address: '" + tcpServer(t, "") + "'}")},
-		{problem: problemGPSNoNMEA, result: doctor.Failed, config: withGPS("tcp: '" + tcpServer(t, strings.Repeat("HTTP/1.1 400 Bad Request\r\n", 20)) + "'")},
-		{problem: problemCertExpired, result: doctor.Failed, config: withCerts(ownPair), prepare: signed(-48*time.Hour, -time.Hour)},
+		{problem: problemGPSNoNMEA, result: doctor.Failed, config: withGPS("tcp: '" + tcpServer(t,
+			strings.Repeat("HTTP/1.1 400 Bad Request\r\n", 20)) + "'")},
+		{problem: problemCertExpired, result: doctor.Failed, config: withCerts(ownPair), prepare: signed(-48*time.Hour,
+			-time.Hour)},
 		{problem: problemCertEarly, result: doctor.Failed, config: withCerts(ownPair), prepare: signed(48*time.Hour, 300*day)},
 		{problem: problemCertSoon, result: doctor.Warned, config: withCerts(ownPair), prepare: signed(-300*day, 3*day)},
 		{problem: problemCertNone, result: doctor.Failed, config: withCerts("ca: a.dbc")},
-		{problem: problemAuthority, result: doctor.Failed, config: withCerts("ca: old.pem"), prepare: func(t *testing.T, dir string) {
+		{problem: problemAuthority, result: doctor.Failed, config: withCerts("ca: old.pem"), prepare: func(t *testing.T,
+			dir string) {
 			certs.NewAuthority(t, "ca").Sign("old", time.Now().Add(-9*day), time.Now().Add(-day)).Write(dir, "old")
 		}},
-		{problem: problemKeyUnfit, result: doctor.Failed, config: withCerts("ca: ca.pem, cert: car.pem, key: ca.key"), prepare: signed(-time.Hour, 300*day)},
-		{problem: problemSecretForAll, result: doctor.Warned, config: withCerts("user: car-1, password_file: pw"), prepare: func(t *testing.T, dir string) {
-			write(t, filepath.Join(dir, "pw"), "secret\n", 0o644)
-		}},
+		{problem: problemKeyUnfit, result: doctor.Failed, config: withCerts("ca: ca.pem, cert: car.pem, key: ca.key"),
+			prepare: signed(-time.Hour, 300*day)},
+		{problem: problemSecretForAll, result: doctor.Warned, config: withCerts("user: car-1, password_file: pw"),
+			prepare: func(t *testing.T, dir string) {
+				write(t, filepath.Join(dir, "pw"), "secret\n", 0o644)
+			}},
 	}
 }
 
@@ -406,7 +211,10 @@ func TestDoctorOnClocksAndSlowDisks(t *testing.T) {
 		if c.flush != nil {
 			step = stepData
 		}
-		if !slices.ContainsFunc(steps, func(s doctor.Step) bool { return s.Name == step && s.Problem == c.problem && s.Result == c.result }) {
+		if !slices.ContainsFunc(steps, func(s doctor.Step) bool {
+			return s.Name == step && s.Problem == c.problem &&
+				s.Result == c.result
+		}) {
 			t.Errorf("%s is not %q: %+v", c.problem, c.result, steps)
 		}
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,13 +72,16 @@ func (d *device) missing(step, name string) {
 	fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.CAN_RAW)
 	if err != nil {
 		d.fail(step, problemCANKernel, "this kernel has no CAN: "+os.NewSyscallError("socket", err).Error(),
-			"modprobe can_raw and the controller's driver (vcan for a virtual bus); if there is no such module, the kernel needs CONFIG_CAN, CONFIG_CAN_RAW and CONFIG_CAN_DEV")
+			"modprobe can_raw and the controller's driver (vcan for a virtual bus); if there is no such module, the kernel needs "+
+				"CONFIG_CAN, CONFIG_CAN_RAW and CONFIG_CAN_DEV")
 		return
 	}
 	_ = unix.Close(fd) // it carried nothing
-	remedy := "load the controller's driver (lsmod, dmesg | grep -i can), or correct interface:; ip -br link shows what is there"
+	remedy := "load the controller's driver (lsmod, dmesg | grep -i can), or correct interface:; ip -br link shows what is " +
+		"there"
 	if strings.HasPrefix(name, "vcan") {
-		remedy = fmt.Sprintf("make it: sudo modprobe vcan && sudo ip link add dev %s type vcan && sudo ip link set %s mtu 72 up", name, name)
+		remedy = fmt.Sprintf("make it: sudo modprobe vcan && sudo ip link add dev %s type vcan && sudo ip link set %s mtu 72 "+
+			"up", name, name)
 	} else if strings.HasPrefix(name, "slcan") {
 		remedy = "attach the adapter: sudo slcand -o -s6 /dev/ttyACM0 " + name
 	}
@@ -116,28 +117,36 @@ func (d *device) controller(step string, bus canSettings, l can.LinkState) bool 
 	settled := l.Up && (virtual || l.Bitrate == bus.Bitrate && l.ListenOnly == bus.ListenOnly)
 	switch {
 	case bus.Bitrate != 0 && !settled && !capable(capNetAdmin):
-		d.fail(step, problemCANMayNot, fmt.Sprintf("%s; bitrate: tells the agent to bring it up, for which it needs CAP_NET_ADMIN", l), "give the service CAP_NET_ADMIN (AmbientCapabilities=), or let somebody else do it (systemd-networkd, or "+up+") and leave bitrate: out")
+		d.fail(step, problemCANMayNot, fmt.Sprintf("%s; bitrate: tells the agent to bring it up, for which it needs "+
+			"CAP_NET_ADMIN", l), "give the service CAP_NET_ADMIN (AmbientCapabilities=), or let somebody else do it "+
+			"(systemd-networkd, or "+up+") and leave bitrate: out")
 		return false
 	case bus.Bitrate != 0 && !virtual && l.Up && l.Bitrate != bus.Bitrate:
-		d.warn(step, problemCANBitrate, fmt.Sprintf("%s; the agent will set it down, to %d bit/s, and up again: other programs on it lose frames", l, bus.Bitrate), "correct bitrate:, or whoever sets the other one (systemd-networkd)")
+		d.warn(step, problemCANBitrate, fmt.Sprintf("%s; the agent will set it down, to %d bit/s, and up again: other "+
+			"programs on it lose frames", l, bus.Bitrate), "correct bitrate:, or whoever sets the other one (systemd-networkd)")
 		return true
 	case bus.Bitrate != 0 && !l.Up:
 		d.ok(step, "%s; the agent brings it up with %d bit/s", l, bus.Bitrate)
 		return true
 	case !l.Up && !virtual && l.Bitrate == 0:
-		d.fail(step, problemCANNoBitrate, l.String()+": it is down and has no bit rate", "name the bus's own: bitrate: in the configuration, or "+up)
+		d.fail(step, problemCANNoBitrate, l.String()+": it is down and has no bit rate",
+			"name the bus's own: bitrate: in the configuration, or "+up)
 		return false
 	case !l.Up:
 		d.fail(step, problemCANDown, l.String(), up)
 		return false
 	case l.HasState && l.State == can.BusOff:
-		d.fail(step, problemCANBusOff, l.String()+": the controller has left the bus after too many errors", "a wrong bit rate, a short circuit, or nobody who acknowledges; then restart it: sudo ip link set "+bus.Interface+" type can restart, or restart-ms 100 for good")
+		d.fail(step, problemCANBusOff, l.String()+": the controller has left the bus after too many errors",
+			"a wrong bit rate, a short circuit, or nobody who acknowledges; then restart it: sudo ip link set "+bus.Interface+" "+
+				"type can restart, or restart-ms 100 for good")
 		return false
 	case l.HasState && l.State == can.BusErrorPassive:
-		d.fail(step, problemCANPassive, l.String()+": more than 127 errors were counted", "a wrong bit rate, no termination (120 Ω at both ends, 60 Ω between CANH and CANL), or nobody else on the bus")
+		d.fail(step, problemCANPassive, l.String()+": more than 127 errors were counted",
+			"a wrong bit rate, no termination (120 Ω at both ends, 60 Ω between CANH and CANL), or nobody else on the bus")
 		return true
 	case l.HasState && l.State == can.BusErrorWarning:
-		d.warn(step, problemCANWarning, l.String()+": more than 95 errors were counted", "look at bit rate, termination and plugs; waybill-agent can status shows whether the counters go on")
+		d.warn(step, problemCANWarning, l.String()+": more than 95 errors were counted",
+			"look at bit rate, termination and plugs; waybill-agent can status shows whether the counters go on")
 		return true
 	}
 	d.ok(step, "%s", l)
@@ -149,20 +158,27 @@ func (d *device) mode(step string, bus canSettings, l can.LinkState) {
 	controlled := l.Kind == "can" && bus.Bitrate == 0 // with bitrate: the agent sets it
 	switch {
 	case bus.Diagnose != nil && l.ListenOnly && controlled:
-		d.fail(step, problemCANListenOnly, bus.Interface+" is listen-only, and diagnose: has to send", "set it up anew with listen-only off, or leave diagnose: out")
+		d.fail(step, problemCANListenOnly, bus.Interface+" is listen-only, and diagnose: has to send",
+			"set it up anew with listen-only off, or leave diagnose: out")
 	case bus.Diagnose == nil && !l.ListenOnly && controlled && l.HasState:
-		d.warn(step, problemCANAcknowledges, bus.Interface+" acknowledges frames and tells of errors: a wrong bit rate would disturb the vehicle", "sudo ip link set "+bus.Interface+" down, then up type can … listen-only on; on a bench where nobody else acknowledges, leave it")
+		d.warn(step, problemCANAcknowledges, bus.Interface+" acknowledges frames and tells of errors: a wrong bit rate would "+
+			"disturb the vehicle", "sudo ip link set "+bus.Interface+" down, then up type can … listen-only on; on a bench where "+
+			"nobody else acknowledges, leave it")
 	}
 	if mtu := linkFile(bus.Interface, "mtu"); mtu > 0 && mtu < fdMTU {
 		if name := needsFD(bus.DBC); name != "" {
-			d.fail(step, problemCANNoFD, fmt.Sprintf("%s carries classic frames only (mtu %d), and message %s is longer", bus.Interface, mtu, name), "sudo ip link set "+bus.Interface+" mtu 72 (vcan), or type can … dbitrate RATE fd on")
+			d.fail(step, problemCANNoFD, fmt.Sprintf("%s carries classic frames only (mtu %d), and message %s is longer",
+				bus.Interface, mtu, name), "sudo ip link set "+bus.Interface+" mtu 72 (vcan), or type can … dbitrate RATE fd on")
 		}
 	}
 	if length := linkFile(bus.Interface, "tx_queue_len"); bus.Diagnose != nil && length >= 0 && length < leastSendQueue {
-		d.warn(step, problemCANQueue, fmt.Sprintf("the send queue of %s holds %d frames, and diagnose: sends %d in a row", bus.Interface, length, leastSendQueue), fmt.Sprintf("sudo ip link set %s txqueuelen 100", bus.Interface))
+		d.warn(step, problemCANQueue, fmt.Sprintf("the send queue of %s holds %d frames, and diagnose: sends %d in a row",
+			bus.Interface, length, leastSendQueue), fmt.Sprintf("sudo ip link set %s txqueuelen 100", bus.Interface))
 	}
-	if largest := sysctl("net/core/rmem_max"); !capable(capNetAdmin) && largest > 0 && 2*largest < receiveBuffer { // the kernel gives twice what is asked for
-		d.warn(step, problemCANBuffer, fmt.Sprintf("the kernel gives %d bytes of receive buffer, the agent asks for %d: on a busy bus a short pause costs frames, which are counted", 2*largest, receiveBuffer),
+	if largest := sysctl("net/core/rmem_max"); !capable(capNetAdmin) && largest > 0 &&
+		2*largest < receiveBuffer { // the kernel gives twice what is asked for
+		d.warn(step, problemCANBuffer, fmt.Sprintf("the kernel gives %d bytes of receive buffer, the agent asks for %d: on a "+
+			"busy bus a short pause costs frames, which are counted", 2*largest, receiveBuffer),
 			fmt.Sprintf("sudo sysctl net.core.rmem_max=%d, or give the service CAP_NET_ADMIN", receiveBuffer))
 	}
 }
@@ -215,7 +231,9 @@ func (d *device) wire(ctx context.Context, step string, bus canSettings, l can.L
 		return
 	}
 	if h.frames == 0 {
-		d.warn(step, problemCANSilent, fmt.Sprintf("no frame came within %v", d.listen), fmt.Sprintf("is the ignition on, the plug in its place, and the bus's rate %d bit/s? a controller at another rate sees errors only", l.Bitrate))
+		d.warn(step, problemCANSilent, fmt.Sprintf("no frame came within %v", d.listen),
+			fmt.Sprintf("is the ignition on, the plug in its place, and the bus's rate %d bit/s? a controller at another rate "+
+				"sees errors only", l.Bitrate))
 		return
 	}
 	known := 0
@@ -232,69 +250,9 @@ func (d *device) wire(ctx context.Context, step string, bus canSettings, l can.L
 	}
 	text := fmt.Sprintf("%d frames of %d ids within %v", h.frames, len(h.ids), d.listen)
 	if known == 0 && len(bus.DBC) > 0 {
-		d.warn(step, problemCANUnknown, text+", none of which is collected", "the DBC file is of another vehicle or bus, or collect: chooses nothing of it; waybill-agent init --dbc FOLDER ranks files by what is heard")
+		d.warn(step, problemCANUnknown, text+", none of which is collected", "the DBC file is of another vehicle or bus, or "+
+			"collect: chooses nothing of it; waybill-agent init --dbc FOLDER ranks files by what is heard")
 		return
 	}
 	d.ok(step, "%s, %d of them collected", text, known)
-}
-
-// frameKey is an identifier without flag bits.
-type frameKey struct {
-	id       uint32
-	extended bool
-}
-
-// heardID is what came under one identifier.
-type heardID struct {
-	frames  int
-	longest int // bytes
-}
-
-// heard is what was on a bus for a while: data frames.
-type heard struct {
-	ids    map[frameKey]*heardID
-	frames int
-}
-
-func newHeard() *heard { return &heard{ids: map[frameKey]*heardID{}} }
-
-func (h *heard) take(f *can.Frame) {
-	if f.Flags&(can.FlagError|can.FlagRemote) != 0 {
-		return
-	}
-	key := frameKey{f.ID, f.Extended()}
-	one := h.ids[key]
-	if one == nil {
-		one = &heardID{}
-		h.ids[key] = one
-	}
-	one.frames++
-	one.longest = max(one.longest, int(f.Len))
-	h.frames++
-}
-
-// hear listens to an interface. It sends nothing.
-func hear(ctx context.Context, name string, long time.Duration) (*heard, error) {
-	reader, err := can.Open(name, can.ReaderOptions{})
-	if err != nil {
-		return nil, err
-	}
-	defer reader.Close()
-	ctx, cancel := context.WithTimeout(ctx, long)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = reader.Close() })
-	defer stop()
-	h, frames := newHeard(), make([]can.Frame, 64)
-	for {
-		n, _, err := reader.Read(frames)
-		for i := range frames[:n] {
-			h.take(&frames[i])
-		}
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, fs.ErrClosed) {
-				return h, nil
-			}
-			return h, err
-		}
-	}
 }

@@ -33,7 +33,8 @@ func (d *device) certificates() {
 	for _, file := range []string{o.Key, o.PKCS12, o.PKCS12Password, o.Password, o.Token.File} {
 		if info, err := os.Stat(file); file != "" && err == nil && info.Mode().Perm()&0o004 != 0 {
 			told = true
-			d.warn(stepCertificates, problemSecretForAll, fmt.Sprintf("everybody on this computer may read %s (%v)", file, info.Mode().Perm()), "chmod 0640 "+file+", with the agent's group")
+			d.warn(stepCertificates, problemSecretForAll, fmt.Sprintf("everybody on this computer may read %s (%v)", file,
+				info.Mode().Perm()), "chmod 0640 "+file+", with the agent's group")
 		}
 	}
 	if o.CA != "" {
@@ -55,7 +56,8 @@ func (d *device) certificates() {
 func (d *device) authorities(file string, now time.Time) (told bool) {
 	list, err := readCertificates(file)
 	if err != nil {
-		d.fail(stepCertificates, problemCertNone, err.Error(), "ca: wants certificates in PEM form; openssl x509 -inform der -in FILE converts")
+		d.fail(stepCertificates, problemCertNone, err.Error(), "ca: wants certificates in PEM form; openssl x509 -inform der "+
+			"-in FILE converts")
 		return true
 	}
 	for _, c := range list {
@@ -63,8 +65,10 @@ func (d *device) authorities(file string, now time.Time) (told bool) {
 			return false
 		}
 	}
-	d.fail(stepCertificates, problemAuthority, fmt.Sprintf("no authority in %s is valid on %s; %s was valid from %s to %s", file, now.UTC().Format(time.DateOnly), list[0].Subject,
-		list[0].NotBefore.UTC().Format(time.DateOnly), list[0].NotAfter.UTC().Format(time.DateOnly)), "put the authority's newer certificate there; if the date above is wrong, set the clock first")
+	d.fail(stepCertificates, problemAuthority, fmt.Sprintf("no authority in %s is valid on %s; %s was valid from %s to %s",
+		file, now.UTC().Format(time.DateOnly), list[0].Subject,
+		list[0].NotBefore.UTC().Format(time.DateOnly), list[0].NotAfter.UTC().Format(time.DateOnly)),
+		"put the authority's newer certificate there; if the date above is wrong, set the clock first")
 	return true
 }
 
@@ -80,17 +84,20 @@ func (d *device) ownCertificate(cert, key string, now time.Time) (told bool) {
 		leaf.NotBefore.UTC().Format(time.DateOnly), leaf.NotAfter.UTC().Format(time.DateOnly), now.UTC().Format(time.DateOnly))
 	switch {
 	case now.After(leaf.NotAfter):
-		d.fail(stepCertificates, problemCertExpired, until, "have a new one signed, with the same name, and put it in its place: the agent takes it without a restart")
+		d.fail(stepCertificates, problemCertExpired, until, "have a new one signed, with the same name, and put it in its "+
+			"place: the agent takes it without a restart")
 	case now.Before(leaf.NotBefore):
 		d.fail(stepCertificates, problemCertEarly, until, "set the clock; if it is right, the authority's is not")
 	case leaf.NotAfter.Sub(now) < min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/10):
-		d.warn(stepCertificates, problemCertSoon, until, "have a new one signed, with the same name, and put it in its place: the agent takes it without a restart")
+		d.warn(stepCertificates, problemCertSoon, until, "have a new one signed, with the same name, and put it in its place: "+
+			"the agent takes it without a restart")
 	default:
 		if key == "" {
 			return false
 		}
 		if _, err := tls.LoadX509KeyPair(cert, key); err != nil && !errors.Is(err, os.ErrPermission) { // which credentials says
-			d.fail(stepCertificates, problemKeyUnfit, fmt.Sprintf("%s and %s: %v", cert, key, err), "put the key there that the certificate was requested with")
+			d.fail(stepCertificates, problemKeyUnfit, fmt.Sprintf("%s and %s: %v", cert, key, err),
+				"put the key there that the certificate was requested with")
 			return true
 		}
 		return false

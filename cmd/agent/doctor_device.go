@@ -148,19 +148,24 @@ func (d *device) time() {
 		}
 	}
 	wrong := fmt.Sprintf("the system's clock says %s", now.UTC().Format(time.DateTime+" UTC"))
-	remedy := "set it: by NTP (systemd-timesyncd, chrony), by GPS (gps: in the configuration), or by hand with date -s; a clock that is wrong after each start needs a new battery"
+	remedy := "set it: by NTP (systemd-timesyncd, chrony), by GPS (gps: in the configuration), or by hand with date -s; a " +
+		"clock that is wrong after each start needs a new battery"
 	switch {
 	case now.Before(reference) && byGPS != "":
-		d.warn(stepTime, problemClockNotSet, fmt.Sprintf("%s, and it is later than %s; samples get their time when %s has a fix", wrong, reference.UTC().Format(time.DateOnly), byGPS), remedy)
+		d.warn(stepTime, problemClockNotSet, fmt.Sprintf("%s, and it is later than %s; samples get their time when %s has a "+
+			"fix", wrong, reference.UTC().Format(time.DateOnly), byGPS), remedy)
 	case now.Before(reference):
-		d.fail(stepTime, problemClockNotSet, fmt.Sprintf("%s, and it is later than %s: nobody knows when samples were taken", wrong, reference.UTC().Format(time.DateOnly)), remedy)
+		d.fail(stepTime, problemClockNotSet, fmt.Sprintf("%s, and it is later than %s: nobody knows when samples were taken",
+			wrong, reference.UTC().Format(time.DateOnly)), remedy)
 	case now.After(reference.AddDate(25, 0, 0)):
 		d.fail(stepTime, problemClockFuture, wrong+", far in the future", remedy)
 	case !r.Synced && byGPS == "":
-		d.warn(stepTime, problemClockUnsynced, wrong+", and nobody keeps it right: samples will be as wrong as it is", "run an NTP client (systemd-timesyncd, chrony), or give the agent a receiver")
+		d.warn(stepTime, problemClockUnsynced, wrong+", and nobody keeps it right: samples will be as wrong as it is",
+			"run an NTP client (systemd-timesyncd, chrony), or give the agent a receiver")
 	case !r.Synced:
 		d.ok(stepTime, "%s; not synchronised, %s gives the time", now.UTC().Format(time.DateTime+" UTC"), byGPS)
 	default:
-		d.ok(stepTime, "%s, synchronised, good to %v", now.UTC().Format(time.DateTime+" UTC"), time.Duration(r.MaxError).Round(time.Millisecond))
+		d.ok(stepTime, "%s, synchronised, good to %v", now.UTC().Format(time.DateTime+" UTC"),
+			time.Duration(r.MaxError).Round(time.Millisecond))
 	}
 }

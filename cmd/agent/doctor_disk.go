@@ -61,25 +61,31 @@ func (d *device) dataFolder() bool {
 	took, err := d.durably(place)
 	switch {
 	case errors.Is(err, syscall.EROFS):
-		d.fail(stepData, problemDiskReadOnly, "the file system of "+place+" is read-only", "look into the kernel's log for what made it so, check it (fsck), and mount it writable: mount -o remount,rw")
+		d.fail(stepData, problemDiskReadOnly, "the file system of "+place+" is read-only",
+			"look into the kernel's log for what made it so, check it (fsck), and mount it writable: mount -o remount,rw")
 		return false
 	case errors.Is(err, fs.ErrPermission):
-		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(), "make it the agent's user's: sudo chown -R waybill "+dir+"; under systemd, StateDirectory= or ReadWritePaths= has to name it")
+		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(),
+			"make it the agent's user's: sudo chown -R waybill "+dir+"; under systemd, StateDirectory= or ReadWritePaths= has to "+
+				"name it")
 		return false
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		if d.room(place) { // a quota of the user's, say
-			d.fail(stepData, problemDiskFull, "the file system of "+place+" takes nothing: "+err.Error(), "make room: df -h "+place+", quota")
+			d.fail(stepData, problemDiskFull, "the file system of "+place+" takes nothing: "+err.Error(),
+				"make room: df -h "+place+", quota")
 		}
 		return false
 	case err != nil:
-		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(), "look at the kernel's log; flash that is worn out has to be replaced")
+		d.fail(stepData, problemDataPermission, place+" cannot be written: "+err.Error(),
+			"look at the kernel's log; flash that is worn out has to be replaced")
 		return false
 	}
 	if !d.room(place) {
 		return info != nil
 	}
 	if limit := d.settings.CommitEvery / 2; took > limit {
-		d.warn(stepData, problemDiskSlow, fmt.Sprintf("making 4 KiB durable on %s takes %v, and it has to happen every %v", place, took.Round(time.Millisecond), d.settings.CommitEvery),
+		d.warn(stepData, problemDiskSlow, fmt.Sprintf("making 4 KiB durable on %s takes %v, and it has to happen every %v",
+			place, took.Round(time.Millisecond), d.settings.CommitEvery),
 			"raise queue.commit_every, or use flash that is faster; other programs that write to it may be the reason (iostat)")
 	}
 	if info != nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
@@ -149,21 +155,27 @@ func (d *device) room(place string) bool {
 	q := d.settings.Queue
 	used := onDisk(filepath.Join(d.settings.DataDir, "queue"))
 	if name := volatile[int64(uint32(disk.Type))]; name != "" {
-		d.warn(stepData, problemDiskNotDurable, fmt.Sprintf("%s is on %s, in memory: what waits there is lost with the power", place, name), "set data_dir: to a folder on flash")
+		d.warn(stepData, problemDiskNotDurable, fmt.Sprintf("%s is on %s, in memory: what waits there is lost with the power",
+			place, name), "set data_dir: to a folder on flash")
 	}
 	switch {
 	case disk.Files > 0 && disk.Ffree == 0:
-		d.fail(stepData, problemDiskNoFiles, "the file system of "+place+" can hold no further file: it has no inodes left", "remove files (df -i "+place+"), or make the file system anew with more inodes")
+		d.fail(stepData, problemDiskNoFiles, "the file system of "+place+" can hold no further file: it has no inodes left",
+			"remove files (df -i "+place+"), or make the file system anew with more inodes")
 		return false
 	case free < q.MinFree:
-		d.fail(stepData, problemDiskFull, fmt.Sprintf("%s has %s free, and queue.min_free leaves %s to others: nothing more is kept", place, mebibytes(free), mebibytes(q.MinFree)),
+		d.fail(stepData, problemDiskFull, fmt.Sprintf("%s has %s free, and queue.min_free leaves %s to others: nothing more "+
+			"is kept", place, mebibytes(free), mebibytes(q.MinFree)),
 			"make room (df -h "+place+", du -xh "+place+"), or lower queue.min_free")
 		return false
 	case q.MaxBytes > used+free-q.MinFree:
-		d.warn(stepData, problemQuotaTooLarge, fmt.Sprintf("queue.max_bytes is %s, and the file system of %s has room for %s of queue (%s free of %s): old data go earlier than max_bytes says",
-			mebibytes(q.MaxBytes), place, mebibytes(max(used+free-q.MinFree, 0)), mebibytes(free), mebibytes(size)), "lower queue.max_bytes, or make room")
+		d.warn(stepData, problemQuotaTooLarge, fmt.Sprintf("queue.max_bytes is %s, and the file system of %s has room for %s "+
+			"of queue (%s free of %s): old data go earlier than max_bytes says",
+			mebibytes(q.MaxBytes), place, mebibytes(max(used+free-q.MinFree, 0)), mebibytes(free), mebibytes(size)),
+			"lower queue.max_bytes, or make room")
 	default:
-		d.ok(stepData, "%s: %s free of %s, the queue takes %s of at most %s", place, mebibytes(free), mebibytes(size), mebibytes(used), mebibytes(q.MaxBytes))
+		d.ok(stepData, "%s: %s free of %s, the queue takes %s of at most %s", place, mebibytes(free), mebibytes(size),
+			mebibytes(used), mebibytes(q.MaxBytes))
 	}
 	return true
 }
@@ -197,7 +209,8 @@ func (d *device) queueFolder() {
 		return
 	}
 	if foreign := notWritable(dir); foreign != nil {
-		d.fail(stepQueue, problemQueueForeign, foreign.Error()+": it belongs to another user", "chown -R it to the agent's user; an agent that was once run as root leaves such files")
+		d.fail(stepQueue, problemQueueForeign, foreign.Error()+": it belongs to another user",
+			"chown -R it to the agent's user; an agent that was once run as root leaves such files")
 		return
 	}
 	taken, err := buffer.InUse(dir)
@@ -209,7 +222,8 @@ func (d *device) queueFolder() {
 		pid, name := lockOwner(dir)
 		d.owner = fmt.Sprintf("process %s (%s)", pid, name)
 		if name != agentName {
-			d.fail(stepQueue, problemQueueLocked, dir+" is open in "+d.owner+", which is no "+agentName, "end that process, or give each agent a data_dir of its own")
+			d.fail(stepQueue, problemQueueLocked, dir+" is open in "+d.owner+", which is no "+agentName,
+				"end that process, or give each agent a data_dir of its own")
 			return
 		}
 	}
@@ -220,7 +234,8 @@ func (d *device) queueFolder() {
 		d.fail(stepQueue, problemQueueNewer, err.Error(), "run the newer agent again, or start with an empty data_dir")
 		return
 	case err != nil:
-		d.fail(stepQueue, problemQueueUnreadable, err.Error(), "waybill-agent queue salvage "+dir+" --to OUT reads what can be read; then start with an empty data_dir")
+		d.fail(stepQueue, problemQueueUnreadable, err.Error(), "waybill-agent queue salvage "+dir+" --to OUT reads what can "+
+			"be read; then start with an empty data_dir")
 		return
 	}
 	defer q.Close()
@@ -229,7 +244,8 @@ func (d *device) queueFolder() {
 		batches, size = batches+lane.Batches, size+lane.Bytes
 	}
 	if len(damages) > 0 {
-		d.warn(stepQueue, problemQueueDamaged, strings.Join(damages, "\n"), "the agent goes on with the rest and accounts for what is lost; if it comes again, the flash is wearing out. waybill-agent queue verify "+dir)
+		d.warn(stepQueue, problemQueueDamaged, strings.Join(damages, "\n"), "the agent goes on with the rest and accounts for "+
+			"what is lost; if it comes again, the flash is wearing out. waybill-agent queue verify "+dir)
 		return
 	}
 	text := fmt.Sprintf("%d batches wait, %d bytes", batches, size)

@@ -81,15 +81,20 @@ func (d *device) receiver(ctx context.Context, g gpsSettings) {
 	case heard.valid:
 		d.ok(step, "it has a fix; %d sentences or reports, %d satellites in view", c.Sentences, heard.inView)
 	case c.Sentences > 0:
-		d.warn(step, problemGPSNoFix, fmt.Sprintf("it speaks (%d sentences or reports), and has no fix; %d satellites in view", c.Sentences, heard.inView), "give its antenna a view of the sky; a cold start takes a minute, a receiver that was carried far takes longer")
+		d.warn(step, problemGPSNoFix, fmt.Sprintf("it speaks (%d sentences or reports), and has no fix; %d satellites in view",
+			c.Sentences, heard.inView), "give its antenna a view of the sky; a cold start takes a minute, a receiver that was "+
+			"carried far takes longer")
 	case heard.unknown() > 0:
 		d.notNMEA(ctx, step, g)
 	case heard.err != nil:
 		d.notReached(step, g, heard.err)
 	case g.GPSD != nil:
-		d.fail(step, problemGPSSilent, fmt.Sprintf("gpsd at %s answers, and has no receiver that reports", g.GPSD.Address), "gpspipe -w shows what it has; name its device in /etc/default/gpsd, or correct gpsd.device:")
+		d.fail(step, problemGPSSilent, fmt.Sprintf("gpsd at %s answers, and has no receiver that reports", g.GPSD.Address),
+			"gpspipe -w shows what it has; name its device in /etc/default/gpsd, or correct gpsd.device:")
 	default:
-		d.fail(step, problemGPSSilent, fmt.Sprintf("nothing came within %v", d.listen), "is the receiver powered, and its transmit line on our receive line? some speak only after they were told to (a modem: AT+CGPS=1, mmcli --location-enable-gps-nmea)")
+		d.fail(step, problemGPSSilent, fmt.Sprintf("nothing came within %v", d.listen),
+			"is the receiver powered, and its transmit line on our receive line? some speak only after they were told to (a "+
+				"modem: AT+CGPS=1, mmcli --location-enable-gps-nmea)")
 	}
 }
 
@@ -98,18 +103,23 @@ func (d *device) serialDevice(step, path string) bool {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
-		d.fail(step, problemGPSMissing, fmt.Sprintf("%s: %v", path, err), "plug it in and look at dmesg; ls -l /dev/serial/by-id shows what is there, under names that survive replugging")
+		d.fail(step, problemGPSMissing, fmt.Sprintf("%s: %v", path, err),
+			"plug it in and look at dmesg; ls -l /dev/serial/by-id shows what is there, under names that survive replugging")
 		return false
 	case errors.Is(err, fs.ErrPermission):
-		d.fail(step, problemGPSPermission, fmt.Sprintf("%s: %v", path, err), "let the agent's user into its group: sudo usermod -aG "+groupOf(path)+" waybill, or SupplementaryGroups= of the service")
+		d.fail(step, problemGPSPermission, fmt.Sprintf("%s: %v", path, err),
+			"let the agent's user into its group: sudo usermod -aG "+groupOf(path)+" waybill, or SupplementaryGroups= of the "+
+				"service")
 		return false
 	case err != nil:
-		d.fail(step, problemGPSDevice, fmt.Sprintf("%s: %v", path, err), "another program may hold it (fuser "+path+"), or its driver fails (dmesg)")
+		d.fail(step, problemGPSDevice, fmt.Sprintf("%s: %v", path, err), "another program may hold it (fuser "+path+"), or "+
+			"its driver fails (dmesg)")
 		return false
 	}
 	defer unix.Close(fd)
 	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
-		d.fail(step, problemGPSNoTerminal, path+" is no serial device", "correct serial:; a recorded log is replay:, a server tcp:")
+		d.fail(step, problemGPSNoTerminal, path+" is no serial device", "correct serial:; a recorded log is replay:, a server "+
+			"tcp:")
 		return false
 	}
 	return true
@@ -137,12 +147,15 @@ func (d *device) notNMEA(ctx context.Context, step string, g gpsSettings) {
 				continue
 			}
 			if heard, err := listenTo(ctx, other, rateListen, true); err == nil && heard.counters.Sentences >= 2 {
-				d.fail(step, problemGPSBaud, fmt.Sprintf("it speaks at %d bit/s, and is read at %d", rate, g.Baud), fmt.Sprintf("baud: %d, or baud: auto", rate))
+				d.fail(step, problemGPSBaud, fmt.Sprintf("it speaks at %d bit/s, and is read at %d", rate, g.Baud),
+					fmt.Sprintf("baud: %d, or baud: auto", rate))
 				return
 			}
 		}
 	}
-	d.fail(step, problemGPSNoNMEA, "bytes come, and none of them are NMEA 0183 at any usual rate", "it may speak a binary protocol (u-blox UBX, SiRF): switch NMEA on with the maker's tool, or let gpsd read it (gpsd:); or it is another device")
+	d.fail(step, problemGPSNoNMEA, "bytes come, and none of them are NMEA 0183 at any usual rate",
+		"it may speak a binary protocol (u-blox UBX, SiRF): switch NMEA on with the maker's tool, or let gpsd read it "+
+			"(gpsd:); or it is another device")
 }
 
 // notReached says why a server does not answer.
@@ -151,9 +164,11 @@ func (d *device) notReached(step string, g gpsSettings, err error) {
 	case g.Serial != "":
 		d.fail(step, problemGPSDevice, err.Error(), "look at dmesg")
 	case g.GPSD != nil:
-		d.fail(step, problemGPSUnreachable, "no gpsd at "+g.GPSD.Address+": "+err.Error(), "systemctl start gpsd, or correct gpsd.address:")
+		d.fail(step, problemGPSUnreachable, "no gpsd at "+g.GPSD.Address+": "+err.Error(),
+			"systemctl start gpsd, or correct gpsd.address:")
 	default:
-		d.fail(step, problemGPSUnreachable, "no server at "+g.TCP+": "+err.Error(), "does the router send NMEA to TCP clients there? correct tcp:")
+		d.fail(step, problemGPSUnreachable, "no server at "+g.TCP+": "+err.Error(),
+			"does the router send NMEA to TCP clients there? correct tcp:")
 	}
 }
 
@@ -187,7 +202,8 @@ func openReceiver(g gpsSettings, state func(error)) (countingReceiver, error) {
 	case g.TCP != "":
 		return gps.NewTCP(gps.TCPOptions{Address: g.TCP, Clock: clock.System{}, Log: quiet, OnState: state})
 	case g.GPSD != nil:
-		return gps.NewGPSD(gps.GPSDOptions{Address: g.GPSD.Address, Device: g.GPSD.Device, Clock: clock.System{}, Log: quiet, OnState: state})
+		return gps.NewGPSD(gps.GPSDOptions{Address: g.GPSD.Address, Device: g.GPSD.Device, Clock: clock.System{}, Log: quiet,
+			OnState: state})
 	}
 	return gps.NewSerial(gps.SerialOptions{Device: g.Serial, Baud: g.Baud, Clock: clock.System{}, Log: quiet, OnState: state})
 }

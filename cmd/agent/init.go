@@ -75,7 +75,8 @@ With --log, buses are those of candump logs, and nothing is listened to: a start
 	flags.StringArrayVar(&f.survey.dbc, "dbc", nil, "DBC `FILE`, or a folder of them; may be given several times")
 	flags.StringArrayVar(&f.survey.logs, "log", nil, "candump `FILE` in place of interfaces; may be given several times")
 	flags.StringArrayVar(&f.survey.gpsLogs, "gps-log", nil, "NMEA `FILE` in place of receivers; may be given several times")
-	flags.StringArrayVar(&f.survey.serial, "serial", nil, "serial `DEVICE` to try beside the usual ones; may be given several times")
+	flags.StringArrayVar(&f.survey.serial, "serial", nil, "serial `DEVICE` to try beside the usual ones; may be given "+
+		"several times")
 	flags.StringVar(&f.survey.gpsd, "gpsd", gps.DefaultGPSD, "`HOST:PORT` of gpsd")
 	return cmd
 }
@@ -117,7 +118,8 @@ func (f *initFlags) run(ctx context.Context, in io.Reader, out, stderr io.Writer
 			*survey
 		}{f.file, found})
 	}
-	_, err = fmt.Fprintf(out, "%s is written; next:\n  waybill-agent check  -c %[1]s\n  waybill-agent doctor -c %[1]s\n  waybill-agent run    -c %[1]s\n", f.file)
+	_, err = fmt.Fprintf(out, "%s is written; next:\n  waybill-agent check  -c %[1]s\n  waybill-agent doctor -c %[1]s\n  "+
+		"waybill-agent run    -c %[1]s\n", f.file)
 	return err
 }
 
@@ -172,7 +174,8 @@ func ownName() string {
 	return "car-" + hex.EncodeToString(mac.Sum(nil)[:5])
 }
 
-// placeConfiguration checks a configuration as check does and puts it in its place whole, never over another one without force.
+// placeConfiguration checks a configuration as check does and puts it in its place whole, never over another one without
+// force.
 func placeConfiguration(file string, text []byte, force bool) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err

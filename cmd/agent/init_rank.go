@@ -184,7 +184,8 @@ func (f fit) convinces(first bool) bool {
 	return f.Score >= goodScore && (f.evidence >= leastEvidence || f.Right == f.Heard)
 }
 
-// usualPGNs are on nearly every J1939 bus: EEC1, CCVS, ET1, EFL/P1, EEC2, DM1 and the transport protocol (SAE J1939-71, -73, -21).
+// usualPGNs are on nearly every J1939 bus: EEC1, CCVS, ET1, EFL/P1, EEC2, DM1 and the transport protocol (SAE J1939-71,
+// -73, -21).
 var usualPGNs = []uint32{61444, 65265, 65262, 65263, 61443, 65226, 60416}
 
 // looksJ1939 says whether a bus speaks J1939, as far as identifiers tell.

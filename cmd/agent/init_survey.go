@@ -208,7 +208,8 @@ func (s *surveyor) serialReceiver(ctx context.Context, device string) *foundRece
 }
 
 // errNothing: a configuration needs a source.
-var errNothing = errors.New("there is no CAN interface that is up, and no receiver speaks: bring an interface up (sudo ip link set can0 up type can bitrate 500000 listen-only on), " +
+var errNothing = errors.New("there is no CAN interface that is up, and no receiver speaks: bring an interface up (sudo " +
+	"ip link set can0 up type can bitrate 500000 listen-only on), " +
 	"or begin with recordings: --log FILE, as candump -L writes them")
 
 // summary tells what was found.

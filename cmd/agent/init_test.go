@@ -45,7 +45,8 @@ func frames(bus string, ids ...string) string {
 func TestInitWritesWhatCheckAccepts(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"a.dbc": smallDBC, "a.log": frames("can0", "100") + frames("can1", "200", "201")})
 	file := filepath.Join(dir, "agent.yaml")
-	flags := []string{"--yes", "-c", file, "--dbc", dir, "--log", filepath.Join(dir, "a.log"), "--data-dir", "data", "--broker", "mqtt://127.0.0.1:1883"}
+	flags := []string{"--yes", "-c", file, "--dbc", dir, "--log", filepath.Join(dir, "a.log"), "--data-dir", "data",
+		"--broker", "mqtt://127.0.0.1:1883"}
 	if code, out, _ := initialise(t, "", flags...); code != cli.OK || !strings.Contains(out, "check  -c "+file) {
 		t.Fatal("it fails")
 	}
@@ -53,26 +54,30 @@ func TestInitWritesWhatCheckAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.CAN) != 2 || !slices.Equal(s.CAN[0].DBC, []string{filepath.Join(dir, "a.dbc")}) || s.CAN[0].Record.on() || len(s.CAN[1].DBC) != 0 || !s.CAN[1].Record.on() {
+	if len(s.CAN) != 2 || !slices.Equal(s.CAN[0].DBC, []string{filepath.Join(dir, "a.dbc")}) || s.CAN[0].Record.on() ||
+		len(s.CAN[1].DBC) != 0 || !s.CAN[1].Record.on() {
 		t.Errorf("buses %+v", s.CAN)
 	}
 	if _, ok := v.selection.ID("can0.Motion.VehicleSpeed"); !ok {
 		t.Error("the DBC file's signal is not collected")
 	}
-	if !strings.HasPrefix(s.Device, "car-") || s.Tenant != "default" || s.DataDir != filepath.Join(dir, "data") || s.Uplink.Broker == nil || s.MetricsListen == "" {
+	if !strings.HasPrefix(s.Device, "car-") || s.Tenant != "default" || s.DataDir != filepath.Join(dir, "data") ||
+		s.Uplink.Broker == nil || s.MetricsListen == "" {
 		t.Errorf("settings %+v", s)
 	}
 	before, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"dbc:\n      - \"a.dbc\"", "a.dbc: names 1 of 1 ids heard; has 1 messages; score 1.00", "insecure: true"} {
+	for _, line := range []string{"dbc:\n      - \"a.dbc\"", "a.dbc: names 1 of 1 ids heard; has 1 messages; score 1.00",
+		"insecure: true"} {
 		if !strings.Contains(string(before), line) {
 			t.Errorf("it does not say %q:\n%s", line, before)
 		}
 	}
 
-	if code, _, stderr := initialise(t, "", append(flags, "--device", "other")...); code != cli.Failed || !strings.Contains(stderr, "--force") {
+	if code, _, stderr := initialise(t, "", append(flags, "--device", "other")...); code != cli.Failed ||
+		!strings.Contains(stderr, "--force") {
 		t.Error("it runs over a file that is there")
 	}
 	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(after, before) {
@@ -93,15 +98,18 @@ func TestInitAsks(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"a.dbc": smallDBC, "a.log": frames("can0", "100")})
 	file := filepath.Join(dir, "agent.yaml")
 	flags := []string{"-c", file, "--log", filepath.Join(dir, "a.log"), "--device", "given"}
-	code, _, stderr := initialise(t, "bad/name\ncar-7\nacme\nmqtts://b.example:8883\n"+filepath.Join(dir, "a.dbc")+"\n", flags...)
+	code, _, stderr := initialise(t, "bad/name\ncar-7\nacme\nmqtts://b.example:8883\n"+filepath.Join(dir, "a.dbc")+"\n",
+		flags...)
 	if code != cli.OK || !strings.Contains(stderr, "[given]") || !strings.Contains(stderr, "are not allowed") {
 		t.Fatal("it fails, or does not ask again")
 	}
 	s, _, err := load(file)
-	if err != nil || s.Device != "car-7" || s.Tenant != "acme" || s.Uplink.Broker.Host != "b.example:8883" || len(s.CAN[0].DBC) != 1 {
+	if err != nil || s.Device != "car-7" || s.Tenant != "acme" || s.Uplink.Broker.Host != "b.example:8883" ||
+		len(s.CAN[0].DBC) != 1 {
 		t.Errorf("settings %+v, %v", s, err)
 	}
-	if code, _, stderr := initialise(t, "car-8\n", append(flags, "--force")...); code != cli.Failed || !strings.Contains(stderr, "--yes") {
+	if code, _, stderr := initialise(t, "car-8\n", append(flags, "--force")...); code != cli.Failed ||
+		!strings.Contains(stderr, "--yes") {
 		t.Error("it does not say what to do without answers")
 	}
 }
@@ -110,7 +118,8 @@ func TestInitAsks(t *testing.T) {
 func sunday(second int) gps.Fix {
 	return gps.Fix{
 		Time: time.Date(2026, 11, 22, 12, 0, second, 0, time.UTC).UnixNano(), Latitude: 48117300000, Longitude: 11516666600,
-		Mode: gps.Mode3D, Quality: gps.QualityGNSS, Satellites: 8, Speed: 0, Fields: gps.HasTime | gps.HasPosition | gps.HasSpeed | gps.HasSatellites | gps.HasQuality,
+		Mode: gps.Mode3D, Quality: gps.QualityGNSS, Satellites: 8, Speed: 0,
+		Fields: gps.HasTime | gps.HasPosition | gps.HasSpeed | gps.HasSatellites | gps.HasQuality,
 	}
 }
 
@@ -128,7 +137,8 @@ func TestInitFindsAReceiver(t *testing.T) {
 	if r := found.Receivers[0]; r.Baud != 38400 || !r.Fix {
 		t.Errorf("receiver %+v", r)
 	}
-	if s, _, err := load(file); err != nil || len(s.GPS) != 1 || s.GPS[0].Baud != 38400 || s.GPS[0].Serial != filepath.Join(dir, "gps") {
+	if s, _, err := load(file); err != nil || len(s.GPS) != 1 || s.GPS[0].Baud != 38400 ||
+		s.GPS[0].Serial != filepath.Join(dir, "gps") {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -138,7 +148,8 @@ func TestInitWithoutAnySource(t *testing.T) {
 		t.Skip("this machine may have buses")
 	}
 	file := filepath.Join(t.TempDir(), "agent.yaml")
-	if code, _, stderr := initialise(t, "", "--yes", "-c", file, "--listen", "100ms"); code != cli.Failed || !strings.Contains(stderr, "--log FILE") {
+	if code, _, stderr := initialise(t, "", "--yes", "-c", file, "--listen", "100ms"); code != cli.Failed ||
+		!strings.Contains(stderr, "--log FILE") {
 		t.Error("it does not say what to do")
 	}
 	if _, err := os.Stat(file); err == nil {
@@ -161,7 +172,8 @@ func TestRanking(t *testing.T) {
 	h.take(&can.Frame{ID: 0x700, Flags: can.FlagRemote})
 	h.take(&can.Frame{ID: 4, Flags: can.FlagError})
 	right := dbc("right", message(0x100, 8), message(0x101, 8), message(0x102, 8), message(0x103, 8), message(0x104, 8))
-	longer := dbc("longer", message(0x100, 8), message(0x101, 8), message(0x102, 6), message(0x103, 6), message(0x104, 6), message(0x105, 8), message(0x106, 8))
+	longer := dbc("longer", message(0x100, 8), message(0x101, 8), message(0x102, 6), message(0x103, 6), message(0x104, 6),
+		message(0x105, 8), message(0x106, 8))
 	rest := dbc("rest", message(0x109, 8), message(0x10A, 8), message(0x10B, 8))
 	chance := dbc("chance", message(0x108, 8), message(0x1, 8), message(0x2, 8))
 	taken, all := choose(h, []*dbcFile{chance, longer, rest, right})

@@ -11,8 +11,10 @@ import (
 // configuration writes what was found as a commented file. Paths below the file's folder are relative to it.
 func (f *initFlags) configuration(s *survey) ([]byte, error) {
 	w := &configWriter{folder: filepath.Dir(f.file)}
-	w.line("# Written by waybill-agent init on %s. examples/agent.yaml explains every key;", time.Now().UTC().Format(time.DateOnly))
-	w.line("# waybill-agent check -c FILE says what is wrong with a file, waybill-agent doctor -c FILE what with this computer.")
+	w.line("# Written by waybill-agent init on %s. examples/agent.yaml explains every key;",
+		time.Now().UTC().Format(time.DateOnly))
+	w.line("# waybill-agent check -c FILE says what is wrong with a file, waybill-agent doctor -c FILE what with this " +
+		"computer.")
 	w.line("")
 	w.line("device:")
 	w.line("  id: %s  # opaque and fixed, never the VIN", quoted(f.device))

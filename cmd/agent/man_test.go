@@ -56,7 +56,8 @@ func TestManualPages(t *testing.T) {
 		t.Skip("no groff here to read the pages")
 	}
 	files, _ := filepath.Glob(filepath.Join(folder, "*.1"))
-	if out, err := exec.Command(groff, append([]string{"-man", "-Tutf8", "-ww", "-z"}, files...)...).CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command(groff, append([]string{"-man", "-Tutf8", "-ww", "-z"},
+		files...)...).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("groff: %v\n%s", err, out)
 	}
 }
@@ -64,12 +65,14 @@ func TestManualPages(t *testing.T) {
 // TestCompletion: a shell that asks for words gets those of the commands and of their values.
 func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
-		"d": "doctor", "doctor --as": "--as-vehicle", "queue ": "salvage", "init --db": "--dbc", "queue export --lane ": "telemetry",
+		"d": "doctor", "doctor --as": "--as-vehicle", "queue ": "salvage", "init --db": "--dbc",
+		"queue export --lane ": "telemetry",
 	} {
 		var stdout, stderr bytes.Buffer
 		root := rootCommand()
 		root.SetOut(&stdout)
-		if code := cli.Execute(root, append([]string{"__complete"}, strings.Split(line, " ")...), &stderr); code != cli.OK || !strings.Contains(stdout.String(), want) {
+		if code := cli.Execute(root, append([]string{"__complete"}, strings.Split(line, " ")...), &stderr); code != cli.OK ||
+			!strings.Contains(stdout.String(), want) {
 			t.Errorf("%q completes to %q, want %s among them (exit code %d)", line, stdout.String(), want, code)
 		}
 	}
@@ -77,7 +80,8 @@ func TestCompletion(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		root := rootCommand()
 		root.SetOut(&stdout)
-		if code := cli.Execute(root, []string{"completion", shell}, &stderr); code != cli.OK || !strings.Contains(stdout.String(), "waybill-agent") {
+		if code := cli.Execute(root, []string{"completion", shell}, &stderr); code != cli.OK ||
+			!strings.Contains(stdout.String(), "waybill-agent") {
 			t.Errorf("%s: exit code %d, %s", shell, code, stderr.String())
 		}
 		if shell != "bash" {

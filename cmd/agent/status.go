@@ -31,8 +31,10 @@ type askFlags struct {
 
 func (f *askFlags) add(cmd *cobra.Command) {
 	configFlag(cmd, &f.file)
-	cmd.Flags().StringVar(&f.address, "address", "", "`HOST:PORT` or unix:PATH of the agent; default: metrics.listen of the configuration")
-	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "`FILE` whose first line is the agent's token, if it asks for one; default: the configuration's, or the environment's "+local.EnvToken)
+	cmd.Flags().StringVar(&f.address, "address", "", "`HOST:PORT` or unix:PATH of the agent; default: metrics.listen of "+
+		"the configuration")
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "`FILE` whose first line is the agent's token, if it asks for "+
+		"one; default: the configuration's, or the environment's "+local.EnvToken)
 }
 
 // client is the way to the agent. Its errors are about the call or the configuration.
@@ -57,7 +59,8 @@ func (f *askFlags) client() (*local.Client, error) {
 		return nil, cli.UsageError(fmt.Errorf("%w; or name the agent by --address", err))
 	}
 	if s.MetricsListen == "" {
-		return nil, cli.UsageError(fmt.Errorf("%s has no metrics.listen: the agent cannot be asked; add metrics: {listen: 127.0.0.1:9464}", f.file))
+		return nil, cli.UsageError(fmt.Errorf("%s has no metrics.listen: the agent cannot be asked; add metrics: {listen: "+
+			"127.0.0.1:9464}", f.file))
 	}
 	if f.tokenFile == "" {
 		token = s.Page.Token // of the configuration, or of the environment
@@ -78,8 +81,9 @@ scripts:
   1  it runs, and alarms stand
   2  wrong usage, or a configuration that cannot be read
   3  it does not run, or cannot be asked`,
-		Example: "  waybill-agent status\n  waybill-agent status --json | jq -r '.alarms[].name'\n  waybill-agent status --address 127.0.0.1:9464 >/dev/null || echo look",
-		Args:    cli.NoArguments,
+		Example: "  waybill-agent status\n  waybill-agent status --json | jq -r '.alarms[].name'\n  waybill-agent status " +
+			"--address 127.0.0.1:9464 >/dev/null || echo look",
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := f.client()
 			if err != nil {

@@ -11,7 +11,8 @@ import (
 
 // overview is how an agent is, in lines: its name first, then alarms, then a line for each part, led by what it is.
 func overview(s *local.State) []string {
-	head := fmt.Sprintf("%s of %s  %s  up %s  %s", s.Agent.Device, s.Agent.Tenant, s.Agent.Version, age(s.Now.UptimeS), bytesText(float64(s.Now.RSS)))
+	head := fmt.Sprintf("%s of %s  %s  up %s  %s", s.Agent.Device, s.Agent.Tenant, s.Agent.Version, age(s.Now.UptimeS),
+		bytesText(float64(s.Now.RSS)))
 	if s.Agent.Slot != "" {
 		head += "  slot " + s.Agent.Slot
 	}
@@ -20,7 +21,8 @@ func overview(s *local.State) []string {
 	}
 	lines := []string{head}
 	for _, a := range s.Alarms {
-		lines = append(lines, part("ALARM", fmt.Sprintf("%s for %s: %s", a.Name, age(float64(s.Now.BootMS-a.SinceMS)/1000), a.Text)))
+		lines = append(lines, part("ALARM", fmt.Sprintf("%s for %s: %s", a.Name, age(float64(s.Now.BootMS-a.SinceMS)/1000),
+			a.Text)))
 	}
 	for i := range s.Buses {
 		lines = append(lines, part("bus", busText(&s.Buses[i])))
@@ -82,7 +84,8 @@ func busText(b *local.Bus) string {
 	if b.TxErrors != nil && b.RxErrors != nil {
 		counters = fmt.Sprintf("tx/rx errors %d/%d", *b.TxErrors, *b.RxErrors)
 	}
-	text := words(fmt.Sprintf("%-6s", b.Name), state, ifKnown(b.LoadPercent, "load %.1f%%"), ifKnown(b.FrameRate, "%.0f frames/s"), rate, counters)
+	text := words(fmt.Sprintf("%-6s", b.Name), state, ifKnown(b.LoadPercent, "load %.1f%%"), ifKnown(b.FrameRate,
+		"%.0f frames/s"), rate, counters)
 	if b.ErrorFrames > 0 {
 		text += fmt.Sprintf("  %d error frames", b.ErrorFrames)
 	}
@@ -113,7 +116,8 @@ func receiverText(s *local.State, r *local.Receiver) string {
 	if r.Seen == 0 { // it has not told yet, or never does
 		satellites = fmt.Sprintf("%d satellites", r.Used)
 	}
-	text := words(fmt.Sprintf("%-6s", r.Name), mode, satellites, position, ifKnown(r.Error, "±%.1f m"), ifKnown(r.Speed, "%.1f m/s"))
+	text := words(fmt.Sprintf("%-6s", r.Name), mode, satellites, position, ifKnown(r.Error, "±%.1f m"), ifKnown(r.Speed,
+		"%.1f m/s"))
 	if r.Parked {
 		text += "  parked"
 	}
@@ -129,7 +133,8 @@ func receiverText(s *local.State, r *local.Receiver) string {
 func clockText(c *local.Clock) string {
 	text := c.Source + "  nobody vouches for it"
 	if c.UncertaintyS.Known() {
-		text = fmt.Sprintf("%s  ±%s", c.Source, time.Duration(float64(c.UncertaintyS)*float64(time.Second)).Round(100*time.Microsecond))
+		half := time.Duration(float64(c.UncertaintyS) * float64(time.Second))
+		text = fmt.Sprintf("%s  ±%s", c.Source, half.Round(100*time.Microsecond))
 	}
 	if c.Contradicted {
 		text += "  CONTRADICTED by GPS"
@@ -165,7 +170,8 @@ func uplinkText(s *local.State) string {
 	if u.SendRate.Known() {
 		rate = bytesText(float64(u.SendRate)) + "/s"
 	}
-	text := words(u.Phase, via, rate, ifKnown(u.RoundTripMS, "rtt %.0f ms"), fmt.Sprintf("%d sent, %d received by the store", u.Sent, u.Released))
+	text := words(u.Phase, via, rate, ifKnown(u.RoundTripMS, "rtt %.0f ms"), fmt.Sprintf("%d sent, %d received by the store",
+		u.Sent, u.Released))
 	if u.Text != "" && u.Phase != "online" {
 		text += "  " + u.Text
 	}

@@ -162,7 +162,8 @@ func (s *topScreen) foot(rows, width int) string {
 	if s.searching {
 		return reverse + cut("/"+s.search+"_", width) + plain
 	}
-	text := fmt.Sprintf("q end  / search  o order (%s)  %d–%d of %d signals", orderNames[s.order], min(s.first+1, rows), min(s.first+s.page, rows), rows)
+	text := fmt.Sprintf("q end  / search  o order (%s)  %d–%d of %d signals", orderNames[s.order], min(s.first+1, rows),
+		min(s.first+s.page, rows), rows)
 	if s.search != "" {
 		text += fmt.Sprintf(" with %q", s.search)
 	}
@@ -201,7 +202,8 @@ func nameColumn(width int) int {
 }
 
 func heading(width int) string {
-	return fmt.Sprintf("%-*s %*s %-*s %*s %*s %s", nameColumn(width), "signal", valueColumn, "value", unitColumn, "unit", rateColumn, "per s", ageColumn, "age", "last 10 s")
+	return fmt.Sprintf("%-*s %*s %-*s %*s %*s %s", nameColumn(width), "signal", valueColumn, "value", unitColumn, "unit",
+		rateColumn, "per s", ageColumn, "age", "last 10 s")
 }
 
 func (r topRow) line(width int) string {
@@ -213,7 +215,8 @@ func (r topRow) line(width int) string {
 	if runes := []rune(name); len(runes) > n { // the end tells more than the beginning
 		name = "…" + string(runes[len(runes)-n+1:])
 	}
-	return fmt.Sprintf("%-*s %*s %-*s %*.1f %*s %s", n, name, valueColumn, cut(r.value, valueColumn), unitColumn, cut(r.unit, unitColumn), rateColumn, r.rate, ageColumn, old, sparkline(r.history, historyColumn))
+	return fmt.Sprintf("%-*s %*s %-*s %*.1f %*s %s", n, name, valueColumn, cut(r.value, valueColumn), unitColumn, cut(r.unit,
+		unitColumn), rateColumn, r.rate, ageColumn, old, sparkline(r.history, historyColumn))
 }
 
 var bars = []rune("▁▂▃▄▅▆▇█")

@@ -59,7 +59,8 @@ func TestProgressIsForTerminals(t *testing.T) {
 	}
 	slave.Close()
 	shown, _ := io.ReadAll(master) // ends with an error, as terminals do
-	if !strings.Contains(string(shown), "work [##########..........]  50% of 2.0 MiB") || !strings.HasSuffix(string(shown), "\r\x1b[K") || strings.HasPrefix(string(shown), "\r\x1b[K") {
+	if !strings.Contains(string(shown), "work [##########..........]  50% of 2.0 MiB") || !strings.HasSuffix(string(shown),
+		"\r\x1b[K") || strings.HasPrefix(string(shown), "\r\x1b[K") {
 		t.Errorf("the terminal shows %q", shown)
 	}
 	if file.Len() > 0 {
