@@ -22,7 +22,6 @@ func manCommand() *cobra.Command {
 		Short:   "Write the manual pages, one a command, into a folder",
 		Long:    "Writes FOLDER/waybill-agent.1, waybill-agent-run.1 … The same program writes the same bytes.",
 		Example: "  waybill-agent man /usr/share/man/man1",
-		Hidden:  true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return cli.UsageError(fmt.Errorf("man: want one folder, got %d arguments", len(args)))
