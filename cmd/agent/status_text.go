@@ -194,11 +194,7 @@ func lossText(list []local.Loss) string {
 }
 
 func updateText(u *local.Update) string {
-	text := words(u.Phase, u.Text)
-	if u.Of > 0 {
-		text += fmt.Sprintf("  %s of %s", bytesText(float64(u.Bytes)), bytesText(float64(u.Of)))
-	}
-	return text
+	return words(u.Phase, u.Text)
 }
 
 // bytesText writes bytes in powers of 1024.
