@@ -198,3 +198,30 @@ func BenchmarkParser(b *testing.B) {
 	sentences := float64(after.Sentences - before.Sentences + after.Rejected[ReasonUnknown] - before.Rejected[ReasonUnknown])
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/sentences, "ns/sentence")
 }
+
+// What AppendGSV writes is what is read.
+func TestSkyRoundTrip(t *testing.T) {
+	const all = KnownElevation | KnownAzimuth | KnownSNR
+	for n := range 14 {
+		var sky []Satellite
+		for i := range n {
+			s := Satellite{System: SystemGPS, ID: uint16(i + 1), Elevation: int16(7 * i), Azimuth: int16(29 * i), SNR: int16(20 + i), Known: all}
+			switch i % 4 {
+			case 1:
+				s.SNR, s.Known = 0, KnownElevation|KnownAzimuth
+			case 2:
+				s.Elevation, s.Azimuth, s.Known = 0, 0, KnownSNR
+			}
+			sky = append(sky, s)
+		}
+		p, err := NewParser(ParserOptions{OnReject: func(r Reject) { t.Errorf("%d satellites: %s: %s", n, r.Reason, r.Text) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := AppendGSV(nil, sky)
+		p.Feed(text, 0, func(Fix) {})
+		if got := p.AppendSky(nil); !slices.Equal(got, sky) {
+			t.Errorf("%d satellites: %v, want %v, in\n%s", n, got, sky, text)
+		}
+	}
+}

@@ -96,6 +96,37 @@ func AppendGSA(dst []byte, f Fix) []byte {
 	return appendChecksum(dst, start)
 }
 
+// AppendGSV appends the sentences of GPS satellites in view, four in each. What is not known of one is left empty.
+func AppendGSV(dst []byte, sky []Satellite) []byte {
+	const inOne = 4
+	sentences := max((len(sky)+inOne-1)/inOne, 1)
+	for n := range sentences {
+		start := len(dst)
+		dst = append(dst, "$GPGSV,"...)
+		dst = strconv.AppendInt(dst, int64(sentences), 10)
+		dst = append(dst, ',')
+		dst = strconv.AppendInt(dst, int64(n+1), 10)
+		dst = append(dst, ',')
+		dst = appendDigits(dst, uint64(len(sky)), 2)
+		for _, s := range sky[n*inOne : min((n+1)*inOne, len(sky))] {
+			dst = append(dst, ',')
+			dst = appendDigits(dst, uint64(s.ID), 2)
+			for _, f := range [...]struct {
+				known  SatelliteFields
+				value  int16
+				digits int
+			}{{KnownElevation, s.Elevation, 2}, {KnownAzimuth, s.Azimuth, 3}, {KnownSNR, s.SNR, 2}} {
+				dst = append(dst, ',')
+				if s.Known&f.known != 0 {
+					dst = appendDigits(dst, uint64(max(f.value, 0)), f.digits)
+				}
+			}
+		}
+		dst = appendChecksum(dst, start)
+	}
+	return dst
+}
+
 // AppendVTG appends the track and ground speed sentence.
 func AppendVTG(dst []byte, f Fix) []byte {
 	start := len(dst)

@@ -122,6 +122,9 @@ func (r *Replay) boot() int64 {
 // Counters is what the parser has seen; to be called after Run, or from emit.
 func (r *Replay) Counters() Counters { return r.parser.Counters() }
 
+// AppendSky appends what is in view; to be called after Run, or from emit.
+func (r *Replay) AppendSky(dst []Satellite) []Satellite { return r.parser.AppendSky(dst) }
+
 // Undated is how many epochs were left out since nothing before them told a date.
 func (r *Replay) Undated() uint64 { return r.undated }
 

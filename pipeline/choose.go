@@ -227,5 +227,13 @@ func (s *Selection) OnChange(id uint32) (ok bool, longest time.Duration) {
 	return how.onChange, time.Duration(how.maxNS)
 }
 
+// Lane is the lane of a signal, unspecified for one that only rules look at.
+func (s *Selection) Lane(id uint32) telemetrypb.Lane {
+	if int64(id) >= int64(len(s.policies)) {
+		return telemetrypb.Lane_LANE_UNSPECIFIED
+	}
+	return s.policies[id].lane
+}
+
 // Len is the number of signals, which is also the highest id.
 func (s *Selection) Len() int { return len(s.policies) - 1 }

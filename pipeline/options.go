@@ -60,6 +60,10 @@ type Options struct {
 	// raised it (CLOCK_BOOTTIME, ns), on Run's goroutine; it must not block.
 	OnEvent func(event uint32, boot int64)
 
+	// OnSamples sees the samples of each chunk as they come, before any is left out, and the events, on Run's goroutine. It
+	// must neither block nor keep the slice.
+	OnSamples func([]telemetrypb.Sample)
+
 	Clock clock.Clock // default: the kernel's; ages and the ledger's times
 	// Now is CLOCK_BOOTTIME on the samples' time scale, by which a sample held back is due (Collect.MinInterval).
 	// Default: the clock's. A replay gives its own, since samples' times are taken as they are.
@@ -151,6 +155,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(uint32, int64) {}
+	}
+	if o.OnSamples == nil {
+		o.OnSamples = func([]telemetrypb.Sample) {}
 	}
 	if o.OnCommitOK == nil {
 		o.OnCommitOK = func() {}

@@ -34,6 +34,7 @@ type Pipeline struct {
 	sources []*Source
 	wake    chan struct{} // capacity 1, shared: something waits in a source, in raised or in records
 	stopped atomic.Bool   // Run has ended
+	taken   [telemetrypb.Lane_LANE_RAW + 1]atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	raised  []telemetrypb.Sample
@@ -51,6 +52,7 @@ type Pipeline struct {
 		first, last int64
 	}
 	spare []telemetrypb.Sample // swapped with raised
+	event [1]telemetrypb.Sample
 
 	uncommitted []sealed // in the order in which they were sealed
 	flight      int      // uncommitted[:flight] are in the commit under way
@@ -127,6 +129,9 @@ func New(o Options, sel *Selection, q Queue) (*Pipeline, error) {
 
 // Ledger is where losses are counted.
 func (p *Pipeline) Ledger() *Ledger { return p.ledger }
+
+// Taken is how many samples of a lane were taken since the start.
+func (p *Pipeline) Taken(lane telemetrypb.Lane) uint64 { return p.taken[lane].Load() }
 
 // Emit puts a record into the control lane. It is committed with the next commit, at once when it is a clock record
 // or a part of a catalogue. The record must not be changed afterwards. Where 1024 wait already it is counted as
@@ -295,6 +300,7 @@ func (p *Pipeline) takeFrom(s *Source) (more bool) {
 		select {
 		case c := <-s.full:
 			p.from = s.name
+			p.o.OnSamples(c.Samples)
 			for i := range c.Samples {
 				p.sample(&c.Samples[i])
 			}
@@ -312,6 +318,7 @@ func (p *Pipeline) takeRaised() {
 	p.raised, p.spare = p.spare[:0], p.raised
 	p.mu.Unlock()
 	p.from = sourceAgent
+	p.o.OnSamples(p.spare)
 	for i := range p.spare {
 		p.keepSample(telemetrypb.Lane_LANE_EVENT, &p.spare[i])
 	}
@@ -329,8 +336,9 @@ func (p *Pipeline) sample(s *telemetrypb.Sample) {
 	for i := range st.rules {
 		r := &st.rules[i]
 		if value, raised := r.see(s); raised {
-			event := telemetrypb.FloatSample(r.event, s.Time, value)
-			p.keepSample(telemetrypb.Lane_LANE_EVENT, &event)
+			p.event[0] = telemetrypb.FloatSample(r.event, s.Time, value)
+			p.o.OnSamples(p.event[:])
+			p.keepSample(telemetrypb.Lane_LANE_EVENT, &p.event[0])
 			p.o.OnEvent(r.event, s.Time)
 		}
 	}
@@ -384,6 +392,7 @@ func (p *Pipeline) tellTaken() {
 	for i := range p.lanes {
 		l := &p.lanes[i]
 		p.metrics.taken(l.id, l.taken)
+		p.taken[i].Add(uint64(l.taken))
 		l.taken = 0
 	}
 }

@@ -34,6 +34,7 @@ func (b *busCounts) close() {
 	b.past, b.reader = b.sumLocked(), nil
 }
 
+// isOpen: the interface is read.
 func (b *busCounts) isOpen() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +14,7 @@ import (
 
 func checkCommand() *cobra.Command {
 	var file string
-	var list bool
+	var list, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check -c FILE",
 		Short: "Say what is wrong with a configuration, and what it would collect",
@@ -22,6 +24,9 @@ FILE:LINE: key: what is wrong; what to do. Exit code 0: good; 1: it cannot be us
 		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, v, err := load(file)
+			if asJSON {
+				return printProblems(cmd.OutOrStdout(), err)
+			}
 			if err != nil {
 				return err
 			}
@@ -55,8 +60,35 @@ FILE:LINE: key: what is wrong; what to do. Exit code 0: good; 1: it cannot be us
 		},
 	}
 	configFlag(cmd, &file)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the problems, one JSON object a line: file, line, text")
 	cmd.Flags().BoolVar(&list, "signals", false, "list the signals that are collected, one JSON object a line")
 	return cmd
+}
+
+// printProblems prints what is wrong for a program to read; nothing when nothing is.
+func printProblems(out io.Writer, err error) error {
+	if err == nil {
+		return nil
+	}
+	type line struct {
+		File string `json:"file,omitempty"`
+		Line int    `json:"line,omitempty"`
+		Text string `json:"text"`
+	}
+	lines := []line{{Text: err.Error()}}
+	var all *problems
+	if errors.As(err, &all) {
+		lines = lines[:0]
+		for _, p := range all.List {
+			lines = append(lines, line{all.File, p.Line, p.Text})
+		}
+	}
+	for _, l := range lines {
+		if err := json.NewEncoder(out).Encode(l); err != nil {
+			return err
+		}
+	}
+	return &cli.Error{Code: cli.Failed}
 }
 
 func typeName(t telemetrypb.ValueType) string {

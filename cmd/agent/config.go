@@ -31,6 +31,7 @@ type config struct {
 	Update   *updateConfig  `yaml:"update"`
 
 	Metrics metricsConfig `yaml:"metrics"`
+	Profile string        `yaml:"profile"`
 }
 
 type deviceConfig struct {
@@ -120,10 +121,6 @@ type uplinkConfig struct {
 	RetryCap       string            `yaml:"retry_cap"`
 	PayloadBytes   string            `yaml:"payload_bytes"`
 	Drain          string            `yaml:"drain"`
-}
-
-type metricsConfig struct {
-	Listen string `yaml:"listen"`
 }
 
 // problem is one thing wrong with a configuration file.

@@ -66,7 +66,8 @@ func TestDoctorWithoutABrokerInReach(t *testing.T) {
 	if code != cli.Failed {
 		t.Errorf("exit code %d", code)
 	}
-	wantSaid(t, out, "ok       configuration", "device car-1 of tenant acme", "a password or token", "FAIL     tcp", closed+": refused", "to do: check that the broker runs", "skipped  tls", "look at this first: tcp:")
+	wantSaid(t, out, "ok       configuration", "device car-1 of tenant acme", "a password or token", "FAIL     tcp",
+		closed+": refused", "to do: check that the broker runs", "skipped  tls", "look at this first: tcp:")
 
 	_, code, out = consult(t, text, "--json", "--timeout", "6s")
 	if code != cli.Failed {
@@ -98,10 +99,12 @@ func TestDoctorOnConfigurations(t *testing.T) {
 		name, text string
 		words      []string
 	}{
-		{"a key that is none", strings.Replace(good, "broker:", "brokr:", 1), []string{"FAIL     configuration", "agent.yaml:6:", `did you mean "broker"?`, "to do: correct the file"}},
-		{"no broker", strings.Replace(good, "  broker: mqtt://127.0.0.1:1\n", "", 1), []string{"FAIL     configuration", "names no broker", "mqtts://HOST:8883"}},
-		{"a file that is not there", good + "  cert: gone.pem\n  key: gone.key\n", []string{"FAIL     configuration", "uplink.cert", "gone.pem", "no such file"}},
-		{"nothing to collect", strings.Replace(good, "'*'", "'nothing.*'", 1), []string{"FAIL     configuration", "nothing.*", "FAIL     tcp", "look at this first: configuration"}},
+		{"a key that is none", strings.Replace(good, "broker:", "brokr:", 1), []string{"FAIL     configuration",
+			"agent.yaml:6:", `did you mean "broker"?`, "to do: correct the file"}},
+		{"a file that is not there", good + "  cert: gone.pem\n  key: gone.key\n", []string{"FAIL     configuration",
+			"uplink.cert", "gone.pem", "no such file"}},
+		{"nothing to collect", strings.Replace(good, "'*'", "'nothing.*'", 1), []string{"FAIL     configuration", "nothing.*",
+			"FAIL     tcp", "look at this first: configuration"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, code, out := consult(t, c.text, "--timeout", "6s")
@@ -119,11 +122,13 @@ func TestDoctorOnConfigurations(t *testing.T) {
 // TestDoctorLeavesNothing: it may run beside an agent and before the first one: the data folder stays as it is.
 func TestDoctorLeavesNothing(t *testing.T) {
 	broker := deps.Mosquitto(t, deps.MosquittoOptions{})
-	dir, code, out := consult(t, fmt.Sprintf(doctorConfig, broker.URL())+"  ack: puback\n  broker_profile: mosquitto\n", "--timeout", "30s")
+	dir, code, out := consult(t, fmt.Sprintf(doctorConfig, broker.URL())+"  ack: puback\n  broker_profile: mosquitto\n",
+		"--timeout", "30s")
 	if code != cli.OK {
 		t.Errorf("exit code %d", code)
 	}
-	wantSaid(t, out, "accepted as \"car-1-doctor\"", "ok       publish", "skipped  receipt", "ok       size", "ok       limits", "nothing is wrong")
+	wantSaid(t, out, "accepted as \"car-1-doctor\"", "ok       publish", "skipped  receipt", "ok       size",
+		"ok       limits", "nothing is wrong")
 	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {
 		t.Error("there is a data folder")
 	}
@@ -146,7 +151,8 @@ func TestBrokerProfilesRefuseWhatCannotWork(t *testing.T) {
 		words      []string
 	}{
 		{"no such profile", "  broker_profile: mosqitto\n", 8, []string{"uplink.broker_profile", `did you mean "mosquitto"?`}},
-		{"keep-alive", "  broker_profile: aws\n  keep_alive: 15s\n", 9, []string{"uplink.keep_alive", "30s or more", "broker_profile: aws"}},
+		{"keep-alive", "  broker_profile: aws\n  keep_alive: 15s\n", 9, []string{"uplink.keep_alive", "30s or more",
+			"broker_profile: aws"}},
 		{"payload", "  broker_profile: aws\n  payload_bytes: 256KiB\n", 9, []string{"uplink.payload_bytes", "use 130048 or less"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -164,7 +170,8 @@ func TestBrokerProfilesRefuseWhatCannotWork(t *testing.T) {
 	}
 	plain := strings.Replace(good, "mqtts:", "mqtt:", 1)
 	dir := writeFiles(t, map[string]string{"agent.yaml": plain + "  broker_profile: aws\n", "a.dbc": smallDBC, "a.log": ""})
-	if _, _, err := load(filepath.Join(dir, "agent.yaml")); err == nil || !strings.Contains(err.Error(), "uplink.broker: AWS IoT Core takes TLS only") {
+	if _, _, err := load(filepath.Join(dir, "agent.yaml")); err == nil || !strings.Contains(err.Error(),
+		"uplink.broker: AWS IoT Core takes TLS only") {
 		t.Errorf("plain text to AWS: %v", err)
 	}
 	dir = writeFiles(t, map[string]string{"agent.yaml": good + "  broker_profile: aws\n", "a.dbc": smallDBC, "a.log": ""})

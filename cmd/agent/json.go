@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,14 @@ func openInput(cmd *cobra.Command, args []string) (in io.ReadCloser, name string
 		return io.NopCloser(cmd.InOrStdin()), "standard input", nil
 	}
 	f, err := os.Open(args[0])
-	return f, args[0], err
+	if err != nil {
+		return f, args[0], err
+	}
+	var size int64
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		size = info.Size()
+	}
+	return cli.NewProgress(cmd.ErrOrStderr(), cmd.OutOrStdout(), filepath.Base(args[0]), size).Reader(f), args[0], nil
 }
 
 // withOutput runs a tool command on buffered standard output and reports what could not be written.

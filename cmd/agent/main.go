@@ -16,5 +16,6 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	return cli.Group("waybill-agent", "The telematics agent of a car, and its bench tools",
-		runCommand(), checkCommand(), configCommand(), importCommand(), doctorCommand(), versionCommand(), canCommand(), gpsCommand(), batchCommand(), queueCommand())
+		runCommand(), initCommand(), checkCommand(), configCommand(), importCommand(), doctorCommand(), statusCommand(), topCommand(), versionCommand(),
+		canCommand(), gpsCommand(), batchCommand(), queueCommand(), manCommand())
 }

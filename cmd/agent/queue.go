@@ -207,7 +207,7 @@ Exit 0: all is sound. 3: there are findings. 1: the folder cannot be read.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			findings := 0
 			err := withOutput(cmd, func(out *bufio.Writer) (err error) {
-				findings, err = verifyQueue(out, args[0])
+				findings, err = verifyQueue(cmd, out, args[0])
 				return err
 			})
 			if err == nil && findings > 0 {
@@ -218,7 +218,7 @@ Exit 0: all is sound. 3: there are findings. 1: the folder cannot be read.`,
 	}
 }
 
-func verifyQueue(out io.Writer, dir string) (findings int, err error) {
+func verifyQueue(cmd *cobra.Command, out io.Writer, dir string) (findings int, err error) {
 	enc := json.NewEncoder(out)
 	var sound, size uint64
 	find := func(d buffer.Damage) {
@@ -232,7 +232,10 @@ func verifyQueue(out io.Writer, dir string) (findings int, err error) {
 		return findings, openErr
 	}
 	defer q.Close()
+	progress := queueProgress(cmd, q, "queue verify")
+	defer progress.End()
 	walkErr := eachBatch(q, buffer.Lanes(), func(r buffer.Record) error {
+		progress.Add(len(r.Bytes))
 		if reason := disagrees(r); reason != "" {
 			find(buffer.Damage{Lane: r.Lane, Epoch: r.Epoch, Seqs: []buffer.Range{{First: r.Seq, Last: r.Seq}}, Batches: 1, Reason: reason})
 			return nil
@@ -259,6 +262,15 @@ func disagrees(r buffer.Record) string {
 			e.GetEpoch(), buffer.Lane(e.GetLane()), e.GetSeq(), r.Epoch, r.Lane, r.Seq)
 	}
 	return ""
+}
+
+// queueProgress is that of a walk through all of a queue.
+func queueProgress(cmd *cobra.Command, q *buffer.Queue, what string) *cli.Progress {
+	var size uint64
+	for _, lane := range q.Stats().Lanes {
+		size += lane.Bytes
+	}
+	return cli.NewProgress(cmd.ErrOrStderr(), cmd.OutOrStdout(), what, int64(size))
 }
 
 // eachBatch reads every unreleased batch of some lanes, in order.
@@ -322,13 +334,17 @@ output one behind the other, which is one payload again. Damaged batches are lef
 			if err := os.MkdirAll(to, 0o755); err != nil {
 				return err
 			}
+			progress := queueProgress(cmd, q, "queue export")
+			defer progress.End()
 			return exportQueue(q, lanes, func(first buffer.Record, payload []byte) error {
+				progress.Add(len(payload))
 				name := fmt.Sprintf("%s-%016x-%012d.payload", first.Lane, first.Epoch, first.Seq)
 				return os.WriteFile(filepath.Join(to, name), payload, 0o644)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&laneName, "lane", "", "only the lane `NAME`: control, event, telemetry or raw")
+	_ = cmd.RegisterFlagCompletionFunc("lane", cobra.FixedCompletions([]string{"control", "event", "telemetry", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVar(&to, "to", "", "write files to `FOLDER` instead of standard output")
 	return cmd
 }

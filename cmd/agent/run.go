@@ -26,6 +26,7 @@ import (
 	"github.com/waybill-telematics/waybill/internal/alarm"
 	"github.com/waybill-telematics/waybill/internal/cli"
 	"github.com/waybill-telematics/waybill/internal/clock"
+	"github.com/waybill-telematics/waybill/internal/local/page"
 	"github.com/waybill-telematics/waybill/pipeline"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 	"github.com/waybill-telematics/waybill/uplink"
@@ -86,6 +87,9 @@ type agent struct {
 	broker   atomic.Pointer[net.Addr] // our end of the connection to it; with update.mqtt
 	healths  []healthSource           // of what is read
 	sleeps   atomic.Int64             // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
+	table    *page.Table              // of the local page
+	buses    []*canSource
+	located  []*gpsSource
 	damage   *damageLedger
 	evicts   *evictions
 	again    *renewal
@@ -367,6 +371,7 @@ func (a *agent) bootID() (id [16]byte, err error) {
 
 func (a *agent) openPipeline() error {
 	s := a.settings
+	a.table = a.vehicle.table()
 	var err error
 	a.pipe, err = pipeline.New(pipeline.Options{
 		Tenant: s.Tenant, Device: s.Device,
@@ -380,6 +385,7 @@ func (a *agent) openPipeline() error {
 		OnCommitError: a.diskFails,
 		OnCommitOK:    func() { a.alarms.Clear(alarmDisk) },
 		OnEvent:       a.vehicle.openGates,
+		OnSamples:     a.table.Take,
 		Clock:         a.clock,
 		Log:           a.log,
 		Metrics:       a.metrics,

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -41,7 +40,9 @@ type settings struct {
 	Commands       commandSettings
 	Power          *powerSettings  // nil: it is always on
 	Update         *updateSettings // nil: it stays what it is
-	MetricsListen  string
+	MetricsListen  string          // address, or unix:PATH; empty: nowhere
+	Page           pageSettings
+	Profile        string
 	LogTime        bool // replays whose own stamps are the clock
 
 	dbc map[string][]byte // texts of DBC files by path, so that this can be begun again when they have changed
@@ -128,12 +129,11 @@ func check(d *document) (*settings, error) {
 	c := &checker{d: d}
 	raw := &d.config
 	s := &settings{
-		Device:        raw.Device.ID,
-		Tenant:        orDefault(raw.Device.Tenant, "default"),
-		DataDir:       c.path(orDefault(raw.DataDir, "/var/lib/waybill")),
-		CommitEvery:   c.duration(raw.Queue.CommitEvery, time.Second, 100*time.Millisecond, time.Minute, "queue", "commit_every"),
-		SealEvery:     c.duration(raw.Queue.SealEvery, 5*time.Second, 100*time.Millisecond, 10*time.Minute, "queue", "seal_every"),
-		MetricsListen: raw.Metrics.Listen,
+		Device:      raw.Device.ID,
+		Tenant:      orDefault(raw.Device.Tenant, "default"),
+		DataDir:     c.path(orDefault(raw.DataDir, "/var/lib/waybill")),
+		CommitEvery: c.duration(raw.Queue.CommitEvery, time.Second, 100*time.Millisecond, time.Minute, "queue", "commit_every"),
+		SealEvery:   c.duration(raw.Queue.SealEvery, 5*time.Second, 100*time.Millisecond, 10*time.Minute, "queue", "seal_every"),
 	}
 	if err := telemetrypb.CheckName("device id", s.Device); err != nil {
 		c.fail(fmt.Sprintf("%v; it becomes part of the MQTT topic", err), "device", "id")
@@ -147,12 +147,7 @@ func check(d *document) (*settings, error) {
 	s.Level = &slog.LevelVar{}
 	s.Level.Set(s.LogLevel)
 	s.LogJSON = c.oneOf(raw.Log.Format, []string{"text", "json"}, "log", "format") == "json"
-	if s.MetricsListen != "" {
-		host, _, err := net.SplitHostPort(s.MetricsListen)
-		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			c.fail(fmt.Sprintf("want a loopback address with a port such as 127.0.0.1:9464, got %q; the agent listens nowhere else", s.MetricsListen), "metrics", "listen")
-		}
-	}
+	c.page(s)
 	c.sources(s)
 	c.collect(s)
 	c.queue(s)

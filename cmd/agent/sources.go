@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ func (a *agent) readers() []reader {
 	for i, receiver := range a.settings.GPS {
 		source := a.pipe.Source("gps:"+receiver.Name, sourceDepth)
 		receiver := newGPSSource(a, receiver, i, source)
+		a.located = append(a.located, receiver)
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
 		a.healths = append(a.healths, &receiverHealth{receiver: receiver})
 	}
@@ -71,6 +73,7 @@ func (a *agent) readers() []reader {
 	}
 	a.tellUnread()
 	a.metrics.MustRegister(newCANMetrics(buses))
+	a.buses = buses
 	return list
 }
 
@@ -86,6 +89,7 @@ type canSource struct {
 	number  uint8
 
 	counts  busCounts
+	again   atomic.Bool // somebody looks: what a frame repeats is to be told once more
 	monitor *busMonitor // nil: a replay
 }
 
@@ -161,6 +165,7 @@ func (c *canSource) readFrames(frames can.FrameReader) error {
 			c.pipe.Ledger().Add(telemetrypb.LossReason_LOSS_KERNEL_DROP, c.lossName(), "frames", drops, "")
 		}
 		chunk := c.source.Chunk()
+		c.tellAgain()
 		for i := range buf[:n] {
 			chunk.Samples = c.decode(&buf[i], chunk.Samples)
 		}
@@ -185,6 +190,13 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 		dst = t.take(f, dst)
 	}
 	return dst
+}
+
+// tellAgain has every message decoded once more, if somebody looks: nobody knows yet what does not change.
+func (c *canSource) tellAgain() {
+	if c.again.Load() && c.again.Swap(false) {
+		c.changes.Forget()
+	}
 }
 
 // end closes what is under way when the reading ends, and appends what the taps held back.
@@ -236,6 +248,7 @@ func (c *canSource) runReplay(ctx context.Context) error {
 		}
 		chunk = c.source.Chunk()
 		c.countUndecodable()
+		c.tellAgain()
 		return nil
 	}
 	// What was read is handed over before the next read, which may wait.
@@ -275,8 +288,8 @@ func (c *canSource) runReplay(ctx context.Context) error {
 		default:
 			frame.Time = c.stamp(stamp)
 		}
-		chunk.Samples = c.decode(frame, chunk.Samples)
 		c.counts.replayed.Add(1)
+		chunk.Samples = c.decode(frame, chunk.Samples)
 		if len(chunk.Samples) >= chunkSamples {
 			if err := flush(); err != nil {
 				return nil

@@ -28,6 +28,8 @@ type gpsSource struct {
 	told     uint64 // of thinned
 	open     bool   // the gate, at the last fix
 	fixed    bool   // the last fix was one
+	sky      func([]gps.Satellite) []gps.Satellite
+	view     receiverView
 
 	opened atomic.Bool   // the receiver was, once
 	epochs atomic.Uint64 // that were read, with a fix or without
@@ -64,6 +66,7 @@ func (g *gpsSource) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.sky = receiver.AppendSky
 	g.odometer = openOdometer(g.settings.DataDir, g.Name, g.log)
 	options := g.Motion
 	options.Odometer = g.odometer.metres
@@ -78,6 +81,7 @@ func (g *gpsSource) run(ctx context.Context) error {
 // liveReceiver is a receiver that is read as it speaks.
 type liveReceiver interface {
 	Run(ctx context.Context, emit func(gps.Fix)) error
+	AppendSky(dst []gps.Satellite) []gps.Satellite
 }
 
 // receiver makes the reader that the settings ask for.
@@ -149,10 +153,11 @@ func (g *gpsSource) take(f gps.Fix, dst []telemetrypb.Sample) []telemetrypb.Samp
 	if g.odometer != nil {
 		g.odometer.metres = moved.Odometer
 	}
+	privacy.Apply(&f)
+	g.show(&f, moved, privacy.Off)
 	if !moved.Keep {
 		return dst
 	}
-	privacy.Apply(&f)
 	dst = gps.AppendSamples(dst, g.ids, f)
 	return gps.AppendMovement(dst, g.ids, f.Boot, moved)
 }
@@ -167,6 +172,7 @@ func (g *gpsSource) runReplay(ctx context.Context, parser gps.ParserOptions) err
 	if err != nil {
 		return err
 	}
+	g.sky = replay.AppendSky
 	err = replay.Run(ctx, func(f gps.Fix) {
 		g.epochs.Add(1)
 		chunk := g.source.Chunk()

@@ -59,6 +59,7 @@ type updater struct {
 	outcomes outcomes
 	word     string                         // of the updater's goroutine
 	current  atomic.Pointer[update.Updater] // nil: none runs yet
+	shown    atomic.Value                   // word, for others
 
 	state   *prometheus.GaugeVec
 	reports *prometheus.CounterVec
@@ -136,6 +137,7 @@ func (u *updater) enter(word string) {
 		return
 	}
 	u.word = word
+	u.shown.Store(word)
 	u.state.Reset()
 	u.state.WithLabelValues(word).Set(1)
 }

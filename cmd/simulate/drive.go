@@ -28,7 +28,7 @@ type driveFlags struct {
 	duration                      time.Duration
 	speed                         float64
 	seed                          uint64
-	json                          bool
+	json, sky                     bool
 }
 
 func driveCommand() *cobra.Command {
@@ -72,6 +72,7 @@ receiver can prove that none is missing.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.can, "can", "", "where frames go")
 	flags.StringVar(&f.gps, "gps", "", "where sentences go")
+	flags.BoolVar(&f.sky, "sky", false, "with GSV sentences: made-up satellites in view, which do not make the dilution that is told")
 	flags.StringVar(&f.bus, "bus", "can0", "name of the bus in candump lines")
 	flags.DurationVar(&f.duration, "duration", time.Minute, "length of the drive, 1s to 24h")
 	flags.Float64Var(&f.speed, "speed", 1, "times real time; 0: as fast as the files take it")
@@ -151,7 +152,7 @@ func simulate(ctx context.Context, f driveFlags, in io.Reader, out, errs io.Writ
 	if err != nil {
 		return cli.UsageError(err)
 	}
-	d, err := drive.New(drive.Options{Seed: f.seed, Start: start, Duration: f.duration, Scenario: f.scenario, Faults: faults})
+	d, err := drive.New(drive.Options{Seed: f.seed, Start: start, Duration: f.duration, Scenario: f.scenario, Faults: faults, Sky: f.sky})
 	if err != nil {
 		return cli.UsageError(err)
 	}

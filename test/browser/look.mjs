@@ -1,36 +1,9 @@
-// Clicks through the fleet page as a person would, and says on standard output what was found, one JSON object a line:
-// {"step", "ok", "detail"}. {"ask": "restart"} asks the test to restart the server, {"ask": "more"} to let a car drive on; it answers with a line.
+// Clicks through the fleet page as a person would, and says what was found: harness.mjs. It asks the test to restart the server
+// ("restart") and to let a car drive on ("more").
 //
 //     node look.mjs PLAYWRIGHT-CORE CHROMIUM URL FOLDER
 
-import { createInterface } from "node:readline";
-import { pathToFileURL } from "node:url";
-import { join } from "node:path";
-
-const [core, executablePath, url, folder] = process.argv.slice(2);
-const { chromium } = (await import(pathToFileURL(join(core, "index.js")))).default;
-
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-const ask = async (what) => { console.log(JSON.stringify({ ask: what })); await answers.next(); };
-const say = (step, ok, detail = "") => console.log(JSON.stringify({ step, ok: Boolean(ok), detail: String(detail) }));
-
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"] });
-const hosts = new Set(), errors = [];
-let lost = false; // the server is away on purpose: what the browser says of that is no error of the page
-
-async function newPage(options) {
-  const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce", ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(20000);
-  page.on("request", (r) => { if (!r.url().startsWith("data:")) hosts.add(new URL(r.url()).host); });
-  page.on("console", (m) => { if (m.type() === "error" && !lost) errors.push(m.text()); });
-  page.on("pageerror", (e) => errors.push(String(e.stack ?? e)));
-  return page;
-}
-
-const shot = (page, name, fullPage = true) => page.screenshot({ path: join(folder, `${name}.png`), fullPage });
-const text = (page, selector) => page.locator(selector).first().innerText();
-const step = async (name, f) => { try { const r = await f(); say(name, r !== false, r === false ? "not so" : (r ?? "")); } catch (e) { say(name, false, e); } };
+import { ask, end, errors, everythingNamed, newPage, notWider, shot, step, text, url, whileAway } from "./harness.mjs";
 
 // The fleet.
 const page = await newPage({ viewport: { width: 1400, height: 900 } });
@@ -115,15 +88,14 @@ await step("keyboard", async () => {
   await page.keyboard.press("Enter");
   await page.locator("h1", { hasText: "car-01" }).waitFor();
 });
-await step("every control has a name", async () => page.evaluate(() => [...document.querySelectorAll("button, input, select, a[href]")]
-  .every((n) => (n.ariaLabel ?? n.getAttribute("aria-label") ?? "").trim() || n.innerText.trim() || n.closest("label") || n.title)));
+await step("every control has a name", () => everythingNamed(page));
 
 // The server goes and comes back.
 await step("restart", async () => {
-  lost = true;
-  await ask("restart");
-  await page.locator('#live[data-state="on"]').waitFor({ timeout: 30000 });
-  lost = false;
+  await whileAway(async () => {
+    await ask("restart");
+    await page.locator('#live[data-state="on"]').waitFor({ timeout: 30000 });
+  });
   await page.locator("nav a", { hasText: "Fleet" }).click();
   await page.locator("a.row").nth(12).waitFor();
 });
@@ -144,13 +116,9 @@ for (const [name, path] of [["phone-fleet", "#/"], ["phone-vehicle", "#/v/acme/c
   await step(name, async () => {
     await phone.goto(url + path);
     await phone.locator(path === "#/" ? "a.row" : path === "#/ledger" ? "table" : ".chart canvas").first().waitFor();
-    const wide = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    if (wide > 1) throw new Error(`${wide} px wider than the screen`);
+    await notWider(phone);
   });
   await shot(phone, name);
 }
 
-say("hosts", hosts.size === 1 && hosts.has(new URL(url).host), [...hosts].join(" "));
-say("console", errors.length === 0, errors.join(" | "));
-await browser.close();
-process.exit(0);
+await end();

@@ -3,13 +3,10 @@
 package browser
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -27,7 +24,7 @@ import (
 
 // TestPage clicks through every view; look.mjs says what is tried. SCREENSHOTS=FOLDER keeps the pictures.
 func TestPage(t *testing.T) {
-	chromium, node, playwright := deps.Folder(t, "chromium"), deps.Folder(t, "node"), deps.Folder(t, "playwright")
+	tools := findBrowser(t)
 	s := &server{t: t, broker: freeAddress(t), page: freeAddress(t), dir: t.TempDir()}
 	s.build()
 	s.start()
@@ -39,84 +36,10 @@ func TestPage(t *testing.T) {
 		s.publish(v.Messages)
 	}
 	s.await(13, 5)
-	pictures := os.Getenv("SCREENSHOTS")
-	if pictures == "" {
-		pictures = t.TempDir()
-	}
-
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(node, "node"), filepath.Join(deps.Root(t), "test", "browser", "look.mjs"),
-		filepath.Join(playwright, "node_modules", "playwright-core"), browserWrapper(t, chromium), s.url(), pictures)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	steps := 0
-	for lines := bufio.NewScanner(stdout); lines.Scan(); {
-		var said struct {
-			Ask, Step, Detail string
-			OK                bool
-		}
-		if err := json.Unmarshal(lines.Bytes(), &said); err != nil {
-			t.Errorf("look.mjs said %q", lines.Text())
-			continue
-		}
-		switch said.Ask {
-		case "restart":
-			s.stop()
-			s.start()
-		case "more":
-			s.publish(fleet[0].More(time.Minute))
-		default:
-			steps++
-			if !said.OK {
-				t.Errorf("%s: %s", said.Step, said.Detail)
-			} else {
-				t.Logf("%s %s", said.Step, said.Detail)
-			}
-			continue
-		}
-		fmt.Fprintln(stdin)
-	}
-	if err := cmd.Wait(); err != nil || steps < 30 {
-		t.Errorf("the browser ended after %d steps: %v", steps, err)
-	}
-}
-
-// browserWrapper is Chromium with the libraries and fonts that came with it.
-func browserWrapper(t *testing.T, folder string) string {
-	t.Helper()
-	dir := t.TempDir()
-	fonts := filepath.Join(dir, "fonts.conf")
-	script := filepath.Join(dir, "chromium")
-	var libraries []string
-	for _, pattern := range []string{"usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio"} {
-		found, err := filepath.Glob(filepath.Join(folder, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		libraries = append(libraries, found...)
-	}
-	for path, text := range map[string]string{
-		fonts: `<?xml version="1.0"?><fontconfig><dir>` + filepath.Join(folder, "usr/share/fonts") + `</dir><cachedir>` + dir + `/cache</cachedir></fontconfig>`,
-		script: fmt.Sprintf("#!/bin/sh\nexport LD_LIBRARY_PATH='%s' FONTCONFIG_FILE='%s' HOME='%s'\nexec '%s/usr/lib/chromium/chromium' \"$@\"\n",
-			strings.Join(libraries, ":"), fonts, dir, folder),
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return script
+	tools.look(t, "look.mjs", s.url(), 30, map[string]func(){
+		"restart": func() { s.stop(); s.start() },
+		"more":    func() { s.publish(fleet[0].More(time.Minute)) },
+	})
 }
 
 // server is waybill-fleet with its embedded broker.
@@ -206,18 +129,4 @@ func (s *server) publish(messages []fleetdata.Message) {
 			s.t.Fatalf("publish: %v", token.Error())
 		}
 	}
-}
-
-// freeAddress is one that nobody listens on, below the ports of outgoing connections.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
-		if l, err := net.Listen("tcp", address); err == nil {
-			l.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }

@@ -128,6 +128,7 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 		return err
 	}
 	fmt.Fprintf(b.out, "the fleet page, while this runs: http://%s/\n", page)
+	fmt.Fprintf(b.out, "the car's own page, while this runs: http://%s/\n", metrics)
 	b.metricsURL = "http://" + metrics + "/metrics"
 	if err := os.WriteFile(b.Path("agent.yaml"), programs.AgentConfig("demo-car", b.link.Addr(), fmt.Sprintf(agentConfig, metrics)), 0o600); err != nil {
 		return err
@@ -146,7 +147,7 @@ func (b *bench) startAll(ctx context.Context, drive time.Duration) error {
 	}
 	b.summary = make(chan programs.Drive, 1)
 	b.car, err = b.Start(b.onCar, b.Folder, "waybill-simulate", "waybill-simulate", "drive", "--can", b.Path("can0.fifo"), "--gps", "pty:"+b.Path("gps0"),
-		"--duration", drive.String(), "--json")
+		"--duration", drive.String(), "--json", "--sky")
 	return err
 }
 

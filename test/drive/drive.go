@@ -42,6 +42,7 @@ type Options struct {
 	Duration time.Duration // a multiple of 10 ms; at least 1 s
 	Scenario string        // one of Scenarios; Mixed if empty
 	Faults   []Fault
+	Sky      bool // the receiver tells of the satellites in view, too
 }
 
 // Event is one thing that happens: a frame, a GPS epoch, the beginning of a phase, or the network's going and coming.
@@ -308,6 +309,9 @@ func (d *Drive) fix(s *state, at time.Duration) gps.Fix {
 func (d *Drive) epoch(f gps.Fix) []byte {
 	d.text = gps.AppendGGA(d.text[:0], f)
 	d.text = gps.AppendGSA(d.text, f)
+	if d.o.Sky {
+		d.text = gps.AppendGSV(d.text, inView(f))
+	}
 	d.text = gps.AppendRMC(d.text, f)
 	return d.text
 }

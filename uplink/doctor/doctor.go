@@ -24,19 +24,21 @@ type Result string
 // The results.
 const (
 	OK      Result = "ok"
+	Warned  Result = "warn" // it works, and somebody should know; only the caller's own steps
 	Failed  Result = "FAIL"
 	Skipped Result = "skipped" // it could not be tried, or there is nothing to try
 )
 
 // Step is one step of the way.
 type Step struct {
-	Name   string  `json:"step"`
-	Result Result  `json:"result"`
-	Found  string  `json:"found,omitempty"`  // what is so
-	Wrong  string  `json:"wrong,omitempty"`  // of Failed: what is wrong
-	Remedy string  `json:"remedy,omitempty"` // of Failed: what to do
-	Hint   string  `json:"hint,omitempty"`   // of Failed: what that commonly means with this maker's broker
-	Took   float64 `json:"ms"`
+	Name    string  `json:"step"`
+	Result  Result  `json:"result"`
+	Problem string  `json:"problem,omitempty"` // of Warned and Failed: the name of what is wrong (docs/DOCTOR.md)
+	Found   string  `json:"found,omitempty"`   // what is so
+	Wrong   string  `json:"wrong,omitempty"`   // of Warned and Failed: what is wrong
+	Remedy  string  `json:"remedy,omitempty"`  // of Warned and Failed: what to do
+	Hint    string  `json:"hint,omitempty"`    // of Failed: what that commonly means with this maker's broker
+	Took    float64 `json:"ms"`
 }
 
 // The steps, in their order.
@@ -141,7 +143,7 @@ func (x *examination) report(s Step) {
 	s.Took = float64(time.Since(x.began).Microseconds()) / 1000
 	if s.Result == Failed {
 		x.failed[s.Name] = true
-		s.Hint = x.hint(s.Name)
+		s.Problem, s.Hint = s.Name, x.hint(s.Name)
 	}
 	x.steps = append(x.steps, s)
 	x.o.Report(s)

@@ -1,4 +1,4 @@
-// Command fetch brings the page's parts that are others' work: each line of assets.txt as an archive from the package registry that
+// Command fetch brings the pages' parts that are others' work: each line of their assets.txt as an archive from the package registry that
 // this machine's npm is set up for, compared with its SHA-512, and of it the files that the line names. What is there already is
 // left alone. Run it in the repository's root, as `make assets` does.
 //
@@ -23,10 +23,10 @@ import (
 	"strings"
 )
 
-const (
-	folder   = "fleet/page"
-	fetchNPM = "test/deps/fetch.sh" // where a machine has no npm of its own
-)
+// folders are those of the pages: the fleet's and the agent's.
+var folders = []string{"fleet/page", "internal/local/page"}
+
+const fetchNPM = "test/deps/fetch.sh" // where a machine has no npm of its own
 
 func main() {
 	try := flag.Bool("try", false, "leave what cannot be had, with a word; bring no npm")
@@ -34,7 +34,7 @@ func main() {
 	err := run(*try)
 	switch {
 	case err != nil && *try:
-		fmt.Fprintf(os.Stderr, "The fleet page goes without maps and charts: %v. `make assets` brings them.\n", err)
+		fmt.Fprintf(os.Stderr, "The pages go without maps and charts: %v. `make assets` brings them.\n", err)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "make assets:", err)
 		os.Exit(1)
@@ -45,6 +45,16 @@ func main() {
 var errNoNPM = errors.New("this machine has no npm")
 
 func run(try bool) error {
+	for _, folder := range folders {
+		if err := bring(folder, try); err != nil {
+			return fmt.Errorf("%s: %w", folder, err)
+		}
+	}
+	return nil
+}
+
+// bring fetches what one page lacks.
+func bring(folder string, try bool) error {
 	text, err := os.ReadFile(filepath.Join(folder, "assets.txt"))
 	if err != nil {
 		return fmt.Errorf("%w; run it from the repository's root", err)
@@ -57,7 +67,7 @@ func run(try bool) error {
 		if len(words) < 5 {
 			return fmt.Errorf("assets.txt: %q: want name, version, integrity, licence, files", line)
 		}
-		if err := part(words[0], words[1], words[2], words[4:], strings.TrimSpace(line), try); err != nil {
+		if err := part(folder, words, strings.TrimSpace(line), try); err != nil {
 			return fmt.Errorf("%s %s: %w", words[0], words[1], err)
 		}
 	}
@@ -65,7 +75,8 @@ func run(try bool) error {
 }
 
 // part fetches one package unless its folder says that it is there.
-func part(name, version, integrity string, files []string, stamp string, try bool) error {
+func part(folder string, words []string, stamp string, try bool) error {
+	name, version, integrity, files := words[0], words[1], words[2], words[4:]
 	into := filepath.Join(folder, "static", "vendor", name)
 	if have, err := os.ReadFile(filepath.Join(into, "PART")); err == nil && string(have) == stamp+"\n" {
 		return nil
