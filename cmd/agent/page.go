@@ -104,7 +104,7 @@ func (a *agent) onLook(l page.Look) {
 		return
 	}
 	for _, bus := range a.buses {
-		bus.again.Store(true)
+		bus.retell.Store(true)
 	}
 }
 

@@ -89,7 +89,7 @@ type canSource struct {
 	number  uint8
 
 	counts  busCounts
-	again   atomic.Bool // somebody looks: what a frame repeats is to be told once more
+	retell  atomic.Bool // somebody looks: what a frame repeats is to be told once more
 	monitor *busMonitor // nil: a replay
 }
 
@@ -194,7 +194,7 @@ func (c *canSource) decode(f *can.Frame, dst []telemetrypb.Sample) []telemetrypb
 
 // tellAgain has every message decoded once more, if somebody looks: nobody knows yet what does not change.
 func (c *canSource) tellAgain() {
-	if c.again.Load() && c.again.Swap(false) {
+	if c.retell.Load() && c.retell.Swap(false) {
 		c.changes.Forget()
 	}
 }
