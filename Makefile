@@ -15,7 +15,7 @@ GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos .
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-FUZZTIME ?= 2s
+FUZZTIME ?= 1s
 TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 CLOUD_SECONDS ?= 0

@@ -106,7 +106,7 @@ func TestChaos(t *testing.T) {
 			restarts := map[string]int{"mochi": 20, "mosquitto": 20, "rabbitmq": 2, "hivemq": 2}[name] // in a hundred accidents; some brokers take half a minute for one
 			c := newCourse(t, b, addr, seed)
 			c.ordered = name == "mosquitto"
-			c.run(number(t, "WAYBILL_CHAOS_BATCHES", 4000), number(t, "WAYBILL_CHAOS_LOSSES", 25), restarts)
+			c.run(number(t, "WAYBILL_CHAOS_BATCHES", 2500), number(t, "WAYBILL_CHAOS_LOSSES", 16), restarts)
 		})
 	}
 }

@@ -42,12 +42,12 @@ type part struct {
 	kills int
 }
 
-// TestSoak: WAYBILL_SOAK_VEHICLES (200) commit samples for WAYBILL_SOAK_SECONDS (50), while two of three processes of
+// TestSoak: WAYBILL_SOAK_VEHICLES (200) commit samples for WAYBILL_SOAK_SECONDS (30), while two of three processes of
 // the fleet, Mosquitto, Kafka and PostgreSQL are killed, in the order of WAYBILL_SOAK_SEED. The third process lives through all of it, and must
 // have let go of what it took for that. In the end SQL finds each committed sample once, and no vehicle holds a batch.
 func TestSoak(t *testing.T) {
 	vehicles := setting(t, "WAYBILL_SOAK_VEHICLES", 200)
-	length := time.Duration(setting(t, "WAYBILL_SOAK_SECONDS", 50)) * time.Second
+	length := time.Duration(setting(t, "WAYBILL_SOAK_SECONDS", 30)) * time.Second
 	seed := setting(t, "WAYBILL_SOAK_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("WAYBILL_SOAK_SEED=%d, %d vehicles, %s", seed, vehicles, length)
 	rng := rand.New(rand.NewPCG(seed, 7))
