@@ -43,12 +43,15 @@ func update(ctx context.Context, dir, image string) error {
 	}
 	return before.Launch(ctx, func(start slots.Start) error {
 		after, err := slots.Open(dir, slots.Options{Running: start.Slot})
-		if err != nil {
-			return err
+		if err == nil {
+			err = after.Alive(ctx)
 		}
-		if err := after.Alive(ctx); err != nil {
-			return err
+		if err == nil {
+			err = after.Commit(ctx)
 		}
-		return after.Commit(ctx)
+		if err == nil {
+			os.Exit(0) // as execve(2), this does not come back when it worked
+		}
+		return err
 	})
 }
