@@ -91,7 +91,8 @@ bench: ## every benchmark, briefly, with allocations
 
 lint: check ## check, golangci-lint (built at its pinned version when first used) and shellcheck
 	$(LINTER) run ./...
-	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh deploy/compose/secrets.sh .ci/*
+	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh test/deps/emulated.sh deploy/compose/secrets.sh deploy/debian/{postinst,prerm,postrm,waybill-agent.sh} \
+	  deploy/buildroot/package/waybill-agent/S80waybill .ci/*
 
 proto: ## generate *.pb.go from the .proto files of proto and fleet/decoded
 	cd tools && go run ./protogen ../proto $(notdir $(wildcard proto/*.proto))

@@ -15,6 +15,7 @@ x='\x00\x00\x00\x00\x00\x00\x00\x00'
 export RULE=":waybill:M::\\x7fELF\\x$class\\x01\\x01\\x00$x\\x02\\x00\\x$machine\\x00:\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff:$qemu:F"
 gate=$(mktemp -u)
 mkfifo "$gate"
+# shellcheck disable=SC2016 # the inner shell's own
 # The namespace's first process waits until it has its users, which only its parent can give it.
 unshare --user --mount sh -c '
   read -r _ <"$0" && mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && printf %s "$RULE" >/proc/sys/fs/binfmt_misc/register && exec "$@"

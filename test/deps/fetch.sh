@@ -63,6 +63,7 @@ spec() {
     debootstrap)  echo "closure debootstrap wget" ;;
     rootfs-amd64) echo "rootfs amd64 bookworm systemd-sysv udev iproute2" ;;
     rootfs-arm64) echo "rootfs arm64 bookworm" ;;
+    oelint)       echo "pip oelint-adv==9.11.2" ;;
     cyclonedx)    echo "pip cyclonedx-python-lib[json-validation]==11.12.0" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
     *) return 1 ;;
@@ -222,15 +223,17 @@ get_maven() { # DEST [alone] GROUP:NAME:VERSION…
 # Makes DEST/rootfs.tar, a Debian as debootstrap makes it. Only root can: it has device nodes and owners. Another
 # processor's programs run by qemu, of which only a user namespace of our own knows (binfmt_misc has one in each since Linux 6.7).
 make_rootfs() { # DEST ARCH SUITE PACKAGE…
-  local tools=$cache/debootstrap dest=$1 tree=$1/tree arch=$2 suite=$3 packages mirror pid device
+  local tools=$cache/debootstrap dest=$1 tree=$1/tree arch=$2 suite=$3 packages mirror device libraries
   shift 3
   [ "$(id -u)" = 0 ] || fail "$group: debootstrap needs root"
   packages=$(IFS=,; echo "$*")
+  # shellcheck disable=SC2016 # apt's own variables
   mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
     sed -n "s/ $suite\$//p" | head -n 1)
   (
     if ! command -v wget >/dev/null; then
-      export PATH=$PATH:$tools/usr/bin LD_LIBRARY_PATH=$tools/usr/lib/$(uname -m)-linux-gnu
+      libraries=$tools/usr/lib/$(uname -m)-linux-gnu
+      export PATH=$PATH:$tools/usr/bin LD_LIBRARY_PATH=$libraries
     fi
     DEBOOTSTRAP_DIR=$tools/usr/share/debootstrap sh "$tools/usr/sbin/debootstrap" --foreign --arch="$arch" --variant=minbase \
       ${packages:+--include="$packages"} "$suite" "$tree" "${mirror:-http://deb.debian.org/debian}" >"$dest/log" 2>&1

@@ -151,6 +151,28 @@ print("\n".join(refs))
 	}
 }
 
+// A linter of Yocto's recipes reads ours and finds no error but two that are meant: the version is the release's and not in
+// the file's name, and Go's programs come stripped.
+func TestYoctoRecipe(t *testing.T) {
+	cmd := exec.Command(filepath.Join(deps.Folder(t, "oelint"), "python3"), "-m", "oelint_adv", "--quiet", "--release", "scarthgap",
+		"--hide", "info", "--hide", "warning", "--suppress", "oelint.file.underscores", "--suppress", "oelint.vars.insaneskip",
+		"--suppress", "oelint.vars.homepageping", // it would ask the network
+		"deploy/yocto/meta-waybill/recipes-telematics/waybill/waybill-agent.bb")
+	cmd.Dir = deps.Root(t)
+	out, err := bound(t, cmd, 5*time.Minute)
+	if err != nil || strings.Contains(out, ":error:") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	broken := filepath.Join(t.TempDir(), "broken_1.0.bb")
+	if err := os.WriteFile(broken, []byte("LICENSE = \"Apache-2.0\"\ndo_install() {\n    cp a ${D}/a\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command(cmd.Args[0], append(append([]string{}, cmd.Args[1:len(cmd.Args)-1]...), broken)...)
+	if out, err := bound(t, cmd, 5*time.Minute); err == nil && !strings.Contains(out, ":error:") {
+		t.Errorf("a recipe without what it has to have passes:\n%s", out)
+	}
+}
+
 // bound ends a command that hangs, and returns what it said.
 func bound(t *testing.T, cmd *exec.Cmd, limit time.Duration) (string, error) {
 	t.Helper()

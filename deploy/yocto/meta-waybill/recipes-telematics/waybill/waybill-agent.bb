@@ -1,6 +1,7 @@
 SUMMARY = "Telematics agent of a car"
 DESCRIPTION = "Reads CAN and GPS, keeps every sample through dead zones and power cuts, delivers it over MQTT, exactly once."
 HOMEPAGE = "https://github.com/waybill-telematics/waybill"
+SECTION = "net"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
@@ -16,8 +17,7 @@ WAYBILL_ARCH:armv7ve = "armhf"
 WAYBILL_ARCH:x86-64 = "amd64"
 COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux"
 
-FILESEXTRAPATHS:prepend := "${WAYBILL_RELEASE}:"
-SRC_URI = "file://waybill-agent-${PV}-linux-${WAYBILL_ARCH}.tar.gz"
+SRC_URI = "file://${WAYBILL_RELEASE}/waybill-agent-${PV}-linux-${WAYBILL_ARCH}.tar.gz"
 S = "${WORKDIR}/waybill-agent-${PV}-linux-${WAYBILL_ARCH}"
 
 inherit systemd useradd features_check
@@ -46,7 +46,7 @@ FILES:${PN} += "${nonarch_libdir}/waybill ${systemd_system_unitdir} ${nonarch_ba
 RRECOMMENDS:${PN} = "ca-certificates iproute2 tzdata"
 
 # Go's programs are static and stripped already.
-INSANE_SKIP:${PN} = "already-stripped ldflags"
+INSANE_SKIP:${PN} = "already-stripped"
 INHIBIT_PACKAGE_STRIP = "1"
 INHIBIT_SYSROOT_STRIP = "1"
 INHIBIT_PACKAGE_DEBUG_SPLIT = "1"
