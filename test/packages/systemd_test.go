@@ -78,7 +78,7 @@ func TestServiceUnderSystemd(t *testing.T) {
 	if out, err := deps.Program(t, "e2fsprogs", "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, disk, "800M").CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs: %v\n%s", err, out)
 	}
-	console := vm.System(t, disk, 6*time.Minute, "init=/lib/systemd/systemd", "systemd.unit=trial.target", "systemd.show_status=0")
+	console := vm.System(t, disk, 12*time.Minute, "init=/lib/systemd/systemd", "systemd.unit=trial.target", "systemd.show_status=0")
 	if !strings.Contains(console, "\nTRIAL PASSED") {
 		t.Fatalf("console:\n%s", console)
 	}
