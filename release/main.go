@@ -194,7 +194,7 @@ func (r *release) build(ctx context.Context, dir, name, arch string) (*program, 
 func completions(ctx context.Context) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		cmd := exec.CommandContext(ctx, "go", "run", "./cmd/agent", "completion", shell)
+		cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", "-buildvcs=false", "./cmd/agent", "completion", shell)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		cmd.Stderr = os.Stderr
 		out, err := cmd.Output()
