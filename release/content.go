@@ -5,7 +5,7 @@ import (
 )
 
 // vehicleFiles is what goes onto a vehicle.
-func vehicleFiles(agent, launcher string, completions map[string][]byte, notices []byte) ([]file, error) {
+func vehicleFiles(agent, launcher string, texts []file, notices []byte) ([]file, error) {
 	files, err := sources(
 		source{agent, "usr/lib/waybill/waybill-agent", 0o755, false},
 		source{launcher, "usr/lib/waybill/waybill-launcher", 0o755, false},
@@ -17,12 +17,8 @@ func vehicleFiles(agent, launcher string, completions map[string][]byte, notices
 		source{"examples/agent.yaml", "usr/share/doc/waybill-agent/examples/agent.yaml", 0o644, false},
 		source{"CHANGELOG.md", "usr/share/doc/waybill-agent/CHANGELOG.md", 0o644, false},
 	)
-	return append(files,
-		file{path: "usr/share/doc/waybill-agent/copyright", mode: 0o644, data: notices},
-		file{path: "usr/share/bash-completion/completions/waybill-agent", mode: 0o644, data: completions["bash"]},
-		file{path: "usr/share/zsh/vendor-completions/_waybill-agent", mode: 0o644, data: completions["zsh"]},
-		file{path: "usr/share/fish/vendor_completions.d/waybill-agent.fish", mode: 0o644, data: completions["fish"]},
-	), err
+	files = append(files, file{path: "usr/share/doc/waybill-agent/copyright", mode: 0o644, data: notices})
+	return append(files, texts...), err
 }
 
 // fleetFiles is the cloud side's archive.

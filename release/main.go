@@ -9,7 +9,9 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -76,13 +79,13 @@ func (r *release) run(ctx context.Context, vehicles, fleets []string) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return err
 	}
-	completions, err := completions(ctx)
+	texts, err := r.texts(ctx, bin)
 	if err != nil {
 		return err
 	}
 	var all []*program
 	for _, arch := range vehicles {
-		programs, err := r.vehicle(ctx, bin, version, arch, completions)
+		programs, err := r.vehicle(ctx, bin, version, arch, texts)
 		if err != nil {
 			return err
 		}
@@ -112,7 +115,7 @@ func (r *release) run(ctx context.Context, vehicles, fleets []string) error {
 }
 
 // vehicle makes the package and the archive of a vehicle's processor.
-func (r *release) vehicle(ctx context.Context, bin, version, arch string, completions map[string][]byte) ([]*program, error) {
+func (r *release) vehicle(ctx context.Context, bin, version, arch string, texts []file) ([]*program, error) {
 	if debArch[arch] == "" {
 		return nil, fmt.Errorf("no GOARCH %q: want amd64, arm64 or arm", arch)
 	}
@@ -128,7 +131,7 @@ func (r *release) vehicle(ctx context.Context, bin, version, arch string, comple
 	if err != nil {
 		return nil, err
 	}
-	files, err := vehicleFiles(agent.path, launcher.path, completions, notices)
+	files, err := vehicleFiles(agent.path, launcher.path, texts, notices)
 	if err != nil {
 		return nil, err
 	}
@@ -190,18 +193,48 @@ func (r *release) build(ctx context.Context, dir, name, arch string) (*program, 
 	return p, err
 }
 
-// completions are the shells' files, by shell, as the agent itself prints them.
-func completions(ctx context.Context) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", "-buildvcs=false", "./cmd/agent", "completion", shell)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
+// texts are the shells' completions and the manual pages, as the agent itself writes them.
+func (r *release) texts(ctx context.Context, dir string) (files []file, err error) {
+	agent, err := r.build(ctx, dir, "agent", runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	for shell, path := range map[string]string{
+		"bash": "usr/share/bash-completion/completions/waybill-agent",
+		"zsh":  "usr/share/zsh/vendor-completions/_waybill-agent",
+		"fish": "usr/share/fish/vendor_completions.d/waybill-agent.fish",
+	} {
+		out, err := exec.CommandContext(ctx, agent.path, "completion", shell).Output()
 		if err != nil {
 			return nil, fmt.Errorf("completion for %s: %w", shell, err)
 		}
-		files[shell] = out
+		files = append(files, file{path: path, mode: 0o644, data: out})
+	}
+	manuals := filepath.Join(dir, "man")
+	if out, err := exec.CommandContext(ctx, agent.path, "man", manuals).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("manual pages: %w: %s", err, out)
+	}
+	entries, err := os.ReadDir(manuals)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(manuals, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		var packed bytes.Buffer
+		z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := z.Write(data); err != nil {
+			return nil, err
+		}
+		if err := z.Close(); err != nil {
+			return nil, err
+		}
+		files = append(files, file{path: "usr/share/man/man1/" + e.Name() + ".gz", mode: 0o644, data: packed.Bytes()})
 	}
 	return files, nil
 }

@@ -17,6 +17,8 @@ getent passwd waybill
 version 0.1.0
 waybill-agent check -c /etc/waybill/agent.yaml
 /usr/lib/waybill/waybill-launcher --version | grep -q 0.1.0
+gunzip -c /usr/share/man/man1/waybill-agent.1.gz | grep -q '^\.TH'
+bash -n /usr/share/bash-completion/completions/waybill-agent
 
 # Started: what a bus said is in the queue.
 cat >/etc/waybill/drive.log <<END

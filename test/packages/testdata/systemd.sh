@@ -50,6 +50,12 @@ until_true up
 frames() { cansend vcan0 123#0102030405060708 && [ "$(metric waybill_can_frames_total)" -ge 20 ]; }
 until_true frames
 
+# Reloaded, it is the same process, and reads on.
+systemctl reload waybill-agent.service
+[ "$(state ActiveState)" = active ]
+[ "$(state MainPID)" = "$pid" ]
+until_true frames
+
 # The watchdog is fed, again and again, as systemd saw it. Then it ends a process that hangs, and a new one reads on.
 [ "$(state WatchdogUSec)" = 30s ]
 for beat in 1 2 3; do
