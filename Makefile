@@ -11,7 +11,7 @@ VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink 
 # What has tests that need others' servers, a browser or a guest kernel: what mostly waits for servers, two packages at a time; the rest alone.
 SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs ./fleet/ingest ./fleet/stream ./fleet/mongo ./test/sinks \
   ./test/cloud ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota ./test/ota
-GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
+GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/packages ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -20,7 +20,7 @@ TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 CLOUD_SECONDS ?= 0
 .DEFAULT_GOAL := build
-.PHONY: help assets build cross docs check test test-arm test-system fuzz torture demo cloud bench lint proto clean
+.PHONY: help assets build cross docs release check test test-arm test-system fuzz torture demo cloud bench lint proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,10 @@ docs: ## write the configuration's schema and reference from its keys
 	go run ./cmd/agent config schema > docs/agent.schema.json.new && mv docs/agent.schema.json.new docs/agent.schema.json
 	reference="$$(go run ./cmd/agent config reference; echo x)" && sed -i '/^<!-- made by make docs -->/q' docs/CONFIGURATION.md && \
 	printf %s "$${reference%x}" >> docs/CONFIGURATION.md
+
+release: ## Debian packages, archives, bill of materials, licences and checksums into dist/release/
+	@go run ./fleet/page/fetch
+	go run ./release -version '$(VERSION)' -commit '$(COMMIT)' -built '$(BUILT)' -out dist/release
 
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
@@ -87,7 +91,8 @@ bench: ## every benchmark, briefly, with allocations
 
 lint: check ## check, golangci-lint (built at its pinned version when first used) and shellcheck
 	$(LINTER) run ./...
-	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh deploy/compose/secrets.sh .ci/*
+	"$$(test/deps/fetch.sh shellcheck)/usr/bin/shellcheck" test/deps/fetch.sh test/deps/emulated.sh deploy/compose/secrets.sh deploy/debian/{postinst,prerm,postrm,waybill-agent.sh} \
+	  deploy/buildroot/package/waybill-agent/S80waybill .ci/*
 
 proto: ## generate *.pb.go from the .proto files of proto and fleet/decoded
 	cd tools && go run ./protogen ../proto $(notdir $(wildcard proto/*.proto))

@@ -45,6 +45,7 @@ type imuSource struct {
 	imuConfig
 	ids    imu.IDs
 	source *pipeline.Source
+	pulse  *pulse
 }
 
 func (m *imuSource) run(ctx context.Context) error {
@@ -67,6 +68,8 @@ func (m *imuSource) run(ctx context.Context) error {
 		return err
 	}
 	return reader.Run(ctx, func(samples []telemetrypb.Sample) {
+		m.pulse.work()
+		defer m.pulse.rest()
 		chunk := m.source.Chunk()
 		chunk.Samples = append(chunk.Samples, samples...)
 		m.source.Offer(chunk)

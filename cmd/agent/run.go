@@ -93,6 +93,7 @@ type agent struct {
 	damage   *damageLedger
 	evicts   *evictions
 	again    *renewal
+	pulses   []*pulse // of the readers
 	renewed  chan string // why a new epoch is to begin; capacity 1
 	reloaded chan *setup // a configuration to begin again with; capacity 1
 
@@ -210,6 +211,7 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 		a.keepBoot()
 	}))
 	a.again.ready = true
+	uplinkStage.start(failed, "watchdog", a.feedWatchdog)
 	a.notify(daemon.SdNotifyReady)
 
 	var cause error

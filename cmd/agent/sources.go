@@ -44,7 +44,8 @@ func (a *agent) readers() []reader {
 		source := a.pipe.Source("can:"+bus.Bus, sourceDepth)
 		plan := a.vehicle.plans[i]
 		parts := can.NewReassembler(plan, can.ReassemblerOptions{})
-		bus := &canSource{agent: a, canSettings: bus, plan: plan, changes: plan.NewChanges(), parts: parts, source: source, number: uint8(i)}
+		bus := &canSource{agent: a, canSettings: bus, plan: plan, changes: plan.NewChanges(), parts: parts, source: source, number: uint8(i),
+			pulse: a.pulse("can " + bus.Bus)}
 		run := bus.runSocket
 		if bus.Replay != nil {
 			run = bus.runReplay
@@ -68,7 +69,8 @@ func (a *agent) readers() []reader {
 		a.healths = append(a.healths, &receiverHealth{receiver: receiver})
 	}
 	for _, s := range a.settings.IMU {
-		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth)}
+		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth),
+			pulse: a.pulse("imu " + s.Name)}
 		list = append(list, reader{"imu " + s.Name, sensor.run})
 	}
 	a.tellUnread()
@@ -87,6 +89,7 @@ type canSource struct {
 	source  *pipeline.Source
 	taps    []tap
 	number  uint8
+	pulse   *pulse
 
 	counts  busCounts
 	retell  atomic.Bool // somebody looks: what a frame repeats is to be told once more
@@ -153,7 +156,8 @@ func (c *canSource) readSocket(ctx context.Context, opened func()) error {
 		c.log.Info("bus closed", "bus", c.Bus, "frames", s.Frames, "unchanged", c.changes.Unchanged(), "drops", s.Drops, "errors", s.Errors,
 			"unstamped", s.Unstamped, "clamped", s.Clamped)
 	}()
-	return c.readFrames(socket)
+	defer c.pulse.rest()
+	return c.readFrames(pulsed{socket, c.pulse})
 }
 
 // readFrames is the hot path: frames in, samples out, nothing allocated in between.

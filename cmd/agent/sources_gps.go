@@ -20,6 +20,7 @@ type gpsSource struct {
 	gpsSettings
 	ids      gps.IDs
 	source   *pipeline.Source
+	pulse    *pulse
 	judge    gps.Judge
 	motion   *gps.Motion
 	gate     *positionGate
@@ -36,7 +37,8 @@ type gpsSource struct {
 }
 
 func newGPSSource(a *agent, s gpsSettings, i int, source *pipeline.Source) *gpsSource {
-	return &gpsSource{agent: a, gpsSettings: s, ids: a.vehicle.receivers[i], source: source, gate: a.vehicle.gates[i]}
+	return &gpsSource{agent: a, gpsSettings: s, ids: a.vehicle.receivers[i], source: source, gate: a.vehicle.gates[i],
+		pulse: a.pulse("gps " + s.Name)}
 }
 
 func (g *gpsSource) run(ctx context.Context) error {
@@ -123,6 +125,8 @@ func (g *gpsSource) onState(what, remedy string) func(error) {
 
 // live takes a fix of a receiver that does not wait.
 func (g *gpsSource) live(f gps.Fix) {
+	g.pulse.work()
+	defer g.pulse.rest()
 	g.offerTime(&f)
 	chunk := g.source.Chunk()
 	chunk.Samples = g.take(f, chunk.Samples)

@@ -60,6 +60,11 @@ spec() {
     tuf)          echo "pip tuf==7.0.1 securesystemslib==1.6.0 cryptography==48.0.0" ;;
     shellcheck)   echo "closure shellcheck" ;;
     prometheus)   echo "download prometheus" ;;
+    debootstrap)  echo "closure debootstrap wget" ;;
+    rootfs-amd64) echo "rootfs amd64 bookworm systemd-sysv udev iproute2" ;;
+    rootfs-arm64) echo "rootfs arm64 bookworm" ;;
+    oelint)       echo "pip oelint-adv==9.11.2" ;;
+    cyclonedx)    echo "pip cyclonedx-python-lib[json-validation]==11.12.0" ;;
     gpsd)         echo "download gpsd gpsd-clients python3-gps libgps28 libbluetooth3 libdbus-1-3 libusb-1.0-0 python3-serial" ;;
     *) return 1 ;;
   esac
@@ -215,6 +220,40 @@ get_maven() { # DEST [alone] GROUP:NAME:VERSION…
   rm -rf "$dest/debian" "$dest/pom.xml"
 }
 
+# Makes DEST/rootfs.tar, a Debian as debootstrap makes it. Only root can: it has device nodes and owners. Another
+# processor's programs run by qemu, of which only a user namespace of our own knows (binfmt_misc has one in each since Linux 6.7).
+make_rootfs() { # DEST ARCH SUITE PACKAGE…
+  local tools=$cache/debootstrap dest=$1 tree=$1/tree arch=$2 suite=$3 packages mirror device libraries
+  shift 3
+  [ "$(id -u)" = 0 ] || fail "$group: debootstrap needs root"
+  packages=$(IFS=,; echo "$*")
+  # shellcheck disable=SC2016 # apt's own variables
+  mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
+    sed -n "s/ $suite\$//p" | head -n 1)
+  (
+    if ! command -v wget >/dev/null; then
+      libraries=$tools/usr/lib/$(uname -m)-linux-gnu
+      export PATH=$PATH:$tools/usr/bin LD_LIBRARY_PATH=$libraries
+    fi
+    DEBOOTSTRAP_DIR=$tools/usr/share/debootstrap sh "$tools/usr/sbin/debootstrap" --foreign --arch="$arch" --variant=minbase \
+      ${packages:+--include="$packages"} "$suite" "$tree" "${mirror:-http://deb.debian.org/debian}" >"$dest/log" 2>&1
+  ) || { tail -n 20 "$dest/log" >&2; fail "$group: debootstrap failed"; }
+  mkdir -p "$tree/etc/dpkg/dpkg.cfg.d"
+  echo force-unsafe-io >"$tree/etc/dpkg/dpkg.cfg.d/unsafe-io" # a sync for each file takes longer than all the rest
+  if [ "$arch" = "$(dpkg --print-architecture)" ]; then
+    unshare --mount chroot "$tree" /debootstrap/debootstrap --second-stage >>"$dest/log" 2>&1
+  else
+    for device in 'null 1 3' 'zero 1 5' 'full 1 7' 'random 1 8' 'urandom 1 9' 'tty 5 0' 'console 5 1' 'ptmx 5 2'; do
+      read -ra device <<<"$device"
+      [ -e "$tree/dev/${device[0]}" ] || mknod -m 666 "$tree/dev/${device[0]}" c "${device[@]:1}"
+    done
+    "$here/emulated.sh" "$cache/qemu-user/usr/bin" "$arch" env container=lxc chroot "$tree" /debootstrap/debootstrap --second-stage >>"$dest/log" 2>&1
+  fi || { tail -n 20 "$dest/log" >&2; fail "$group: debootstrap's second stage failed"; }
+  rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree/var/lib/apt/lists" "$tree/usr/share/doc" "$tree/usr/share/locale"
+  tar --numeric-owner -C "$tree" -cf "$dest/rootfs.tar" .
+  rm -rf "$tree"
+}
+
 fetch() { # GROUP DEST
   local group=$1 dest=$2 foreign='' kind names
   read -ra names <<<"$(spec "$group")"
@@ -252,6 +291,7 @@ fetch() { # GROUP DEST
     npm)
       "$cache/node/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dest" "${names[@]}" >&2
       ;;
+    rootfs) make_rootfs "$dest" "${names[@]}" ;;
     maven) get_maven "$dest" "${names[@]}" ;;
     maven-archive)
       get_maven "$dest" alone "${names[@]}"
@@ -313,6 +353,7 @@ for group in "$@"; do
   want=$(spec "$group") || fail "no group $group"
   if [ "$(cat "$cache/$group/.stamp" 2>/dev/null)" != "$want" ]; then
     [[ $want != maven* ]] || "${BASH_SOURCE[0]}" java >/dev/null
+    [[ $want != rootfs* ]] || "${BASH_SOURCE[0]}" debootstrap qemu-user >/dev/null
     [[ $want != npm* ]] || "${BASH_SOURCE[0]}" node >/dev/null
     (
       flock 9
