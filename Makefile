@@ -11,7 +11,7 @@ VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink 
 # What has tests that need others' servers, a browser or a guest kernel: what mostly waits for servers, two packages at a time; the rest alone.
 SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs ./fleet/ingest ./fleet/stream ./fleet/mongo ./test/sinks \
   ./test/cloud ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota ./test/ota
-GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/packages ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
+GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -20,7 +20,7 @@ TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 CLOUD_SECONDS ?= 0
 .DEFAULT_GOAL := build
-.PHONY: help assets build cross docs release check test test-arm test-system fuzz torture demo cloud bench lint proto clean
+.PHONY: help assets build cross docs release check test test-arm test-system test-packages fuzz torture demo cloud bench lint proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ test-system: assets cross ## the agent on guest kernels with CAN, some of them o
 	go run ./test/gotest -again -tags system -p 1 -timeout 30m $(GUESTS)
 	cd test/manifests && go test -count 1 ./...
 	ARCHES=arm64 .ci/test-arm $(VEHICLE)
+
+test-packages: cross ## the packages in systems that debootstrap makes, and the service under systemd in a guest; needs root
+	go run ./test/gotest -tags system -timeout 30m ./test/packages
 
 fuzz: ## every fuzz target for a minute each
 	.ci/fuzz 60s

@@ -230,13 +230,14 @@ make_rootfs() { # DEST ARCH SUITE PACKAGE…
   # shellcheck disable=SC2016 # apt's own variables
   mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
     sed -n "s/ $suite\$//p" | head -n 1)
+  [ -n "$mirror" ] || fail "$group: apt knows no archive of Debian $suite"
   (
     if ! command -v wget >/dev/null; then
       libraries=$tools/usr/lib/$(uname -m)-linux-gnu
       export PATH=$PATH:$tools/usr/bin LD_LIBRARY_PATH=$libraries
     fi
     DEBOOTSTRAP_DIR=$tools/usr/share/debootstrap sh "$tools/usr/sbin/debootstrap" --foreign --arch="$arch" --variant=minbase \
-      ${packages:+--include="$packages"} "$suite" "$tree" "${mirror:-http://deb.debian.org/debian}" >"$dest/log" 2>&1
+      ${packages:+--include="$packages"} "$suite" "$tree" "$mirror" >"$dest/log" 2>&1
   ) || { tail -n 20 "$dest/log" >&2; fail "$group: debootstrap failed"; }
   mkdir -p "$tree/etc/dpkg/dpkg.cfg.d"
   echo force-unsafe-io >"$tree/etc/dpkg/dpkg.cfg.d/unsafe-io" # a sync for each file takes longer than all the rest
