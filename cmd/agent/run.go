@@ -93,7 +93,7 @@ type agent struct {
 	damage   *damageLedger
 	evicts   *evictions
 	again    *renewal
-	pulses   []*pulse // of the readers
+	pulses   []*pulse    // of the readers
 	renewed  chan string // why a new epoch is to begin; capacity 1
 	reloaded chan *setup // a configuration to begin again with; capacity 1
 
