@@ -137,9 +137,13 @@ func (p *Pipeline) Taken(lane telemetrypb.Lane) uint64 { return p.taken[lane].Lo
 // or a part of a catalogue. The record must not be changed afterwards. Where 1024 wait already it is counted as
 // OVERLOAD and let go.
 func (p *Pipeline) Emit(r *telemetrypb.Record) {
-	if r == nil {
-		return
+	if r != nil && !p.TryEmit(r) {
+		p.ledger.Add(telemetrypb.LossReason_LOSS_OVERLOAD, sourceAgent, unitRecords, 1, "control records waiting")
 	}
+}
+
+// TryEmit is Emit for what is kept elsewhere and tried again: where there is no room it answers false, and nothing is lost.
+func (p *Pipeline) TryEmit(r *telemetrypb.Record) (kept bool) {
 	p.mu.Lock()
 	full := len(p.records) >= maxRecords
 	if !full {
@@ -149,10 +153,8 @@ func (p *Pipeline) Emit(r *telemetrypb.Record) {
 		}
 	}
 	p.mu.Unlock()
-	if full {
-		p.ledger.Add(telemetrypb.LossReason_LOSS_OVERLOAD, sourceAgent, unitRecords, 1, "control records waiting")
-	}
 	p.wakeUp()
+	return !full
 }
 
 // Raise puts a sample of the named signal into the event lane: an alarm, say. Its signal id is filled in, and its

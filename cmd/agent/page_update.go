@@ -17,9 +17,15 @@ func (t *teller) updateOf() *local.Update {
 	if t.settings.Update == nil {
 		return nil
 	}
-	word := updateRefused // openUpdate made no updater
+	own, system := updateRefused, "" // where there is no such unit
 	if t.updates != nil {
-		word, _ = t.updates.shown.Load().(string)
+		for _, unit := range t.updates.units {
+			if word, _ := unit.shown.Load().(string); unit.system == nil {
+				own = word
+			} else {
+				system = "; the whole system: " + word
+			}
+		}
 	}
-	return &local.Update{Phase: word, Text: updateWords[word], Running: t.fixed.Agent.Slot}
+	return &local.Update{Phase: own, Text: updateWords[own] + system, Running: t.fixed.Agent.Slot}
 }

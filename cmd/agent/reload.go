@@ -72,6 +72,15 @@ func runAgain(ctx context.Context, file string, hangup <-chan os.Signal, stderr 
 		switch {
 		case errors.Is(err, update.ErrRestart):
 			return nil // all is stopped and closed: the launcher starts what is to run
+		case errors.Is(err, errReboot):
+			if again.rebootErr = restartMachine(ctx, current.Update.Installer.Reboot); again.rebootErr == nil {
+				return nil
+			}
+			again.rebootAt = time.Now()
+			log.Error("the machine does not start anew; the agent goes on", "error", again.rebootErr)
+			if current, err = current.afresh(); err != nil {
+				return err
+			}
 		case errors.Is(err, errReload) && ctx.Err() == nil:
 			before, current, again.refused = current, again.next, ""
 		case errors.Is(err, errNewEpoch) && ctx.Err() == nil:

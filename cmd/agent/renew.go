@@ -36,6 +36,9 @@ type renewal struct {
 	sealed []batchName             // made of journal entries at this start or an earlier one, the latest last
 	names  map[batchName]batchName // numbers that were given to what is not replaced yet
 	reloading
+
+	rebootErr error     // why the machine still runs although it was to start anew
+	rebootAt  time.Time // when that was
 }
 
 type batchName struct {

@@ -85,7 +85,7 @@ type agent struct {
 	power    *powerControl            // nil: always on
 	updates  *updater                 // nil: it stays what it is
 	broker   atomic.Pointer[net.Addr] // our end of the connection to it; with update.mqtt
-	healths  []healthSource           // of what is read
+	healths  []func() healthSource    // of what is read: one for each who looks
 	sleeps   atomic.Int64             // how far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, ns
 	table    *page.Table              // of the local page
 	buses    []*canSource
@@ -123,8 +123,8 @@ func (a *agent) runAll(ctx context.Context) (err error) {
 	s, v, log := a.settings, a.vehicle, a.log
 	told := false // to stop
 	defer func() {
-		if told && a.updates != nil {
-			a.updates.stopped()
+		if a.updates != nil {
+			a.updates.stopped(told, err)
 		}
 	}()
 	if err := a.openQueue(); err != nil {
@@ -221,8 +221,8 @@ func (a *agent) runTasks(ctx context.Context, readers []reader) (told bool, err 
 		told = true
 		a.log.Info("stopping: told to")
 	case cause = <-failed:
-		if restart = errors.Is(cause, update.ErrRestart); restart {
-			a.log.Info("stopping: another version is to be started")
+		if restart = errors.Is(cause, update.ErrRestart) || errors.Is(cause, errReboot); restart {
+			a.log.Info("stopping: another version is to be started", "why", cause)
 		} else {
 			a.log.Error("stopping: a task failed", "error", cause)
 		}

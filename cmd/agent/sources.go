@@ -51,7 +51,7 @@ func (a *agent) readers() []reader {
 			run = bus.runReplay
 		}
 		list = append(list, reader{"can " + bus.Bus, run})
-		a.healths = append(a.healths, &busHealth{bus: bus})
+		a.healths = append(a.healths, func() healthSource { return &busHealth{bus: bus} })
 		buses = append(buses, bus)
 		for _, f := range a.vehicle.features[i] {
 			t, tasks := f.attach(bus)
@@ -66,7 +66,7 @@ func (a *agent) readers() []reader {
 		receiver := newGPSSource(a, receiver, i, source)
 		a.located = append(a.located, receiver)
 		list = append(list, reader{"gps " + receiver.Name, receiver.run})
-		a.healths = append(a.healths, &receiverHealth{receiver: receiver})
+		a.healths = append(a.healths, func() healthSource { return &receiverHealth{receiver: receiver} })
 	}
 	for _, s := range a.settings.IMU {
 		sensor := imuSource{agent: a, imuConfig: s, ids: imu.ChooseIDs(s.Name, a.vehicle.selection.ID), source: a.pipe.Source("imu:"+s.Name, sourceDepth),

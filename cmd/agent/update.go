@@ -2,25 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/waybill-telematics/waybill/firmware"
 	"github.com/waybill-telematics/waybill/firmware/conditions"
-	"github.com/waybill-telematics/waybill/firmware/delivery"
-	"github.com/waybill-telematics/waybill/firmware/probation"
 	"github.com/waybill-telematics/waybill/firmware/slots"
 	"github.com/waybill-telematics/waybill/firmware/trust"
 	"github.com/waybill-telematics/waybill/firmware/update"
-	"github.com/waybill-telematics/waybill/internal/clock"
 	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
@@ -45,21 +38,18 @@ const (
 	updateRestarting = "restarting"
 )
 
-// updater gives firmware/update what it needs of the agent.
+// updater gives firmware/update what it needs of the agent, for the agent's own slots and for the whole system.
 type updater struct {
 	*agent
 	set      *updateSettings
-	running  slots.Slot
-	slots    *slots.Slots
-	client   *updateClient
-	repos    *trust.Vehicle // nil until they are open; of the updater's goroutine
-	checker  *conditions.Checker
+	slots    *slots.Slots   // nil: no launcher started this agent
+	system   *update.System // nil: there is no installer
+	units    []*updateUnit
+	client   *updateClient  // of the metadata
+	repos    *trust.Vehicle // nil until they are open; whoever resolves has it
 	consents *conditions.Consents
-	health   health
 	outcomes outcomes
-	word     string                         // of the updater's goroutine
-	current  atomic.Pointer[update.Updater] // nil: none runs yet
-	shown    atomic.Value                   // word, for others
+	stop     context.CancelCauseFunc // ends run
 
 	state   *prometheus.GaugeVec
 	reports *prometheus.CounterVec
@@ -71,43 +61,35 @@ func (a *agent) openUpdate() error {
 	if s == nil {
 		return nil
 	}
-	u := &updater{agent: a, set: s, running: slots.Slot(os.Getenv(slots.EnvSlot)),
+	u := &updater{agent: a, set: s,
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "waybill_update_state",
-			Help: "1 for what updates are at: no launcher, starting, on trial, following, failing, restarting."}, []string{"state"}),
+			Help: "1 for what a unit's updates are at: no launcher, starting, on trial, following, failing, restarting."},
+			[]string{"ecu", "state"}),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waybill_update_reports_total",
-			Help: "What was told of updates, by outcome."}, []string{"outcome"})}
+			Help: "What was told of updates, by unit and outcome."}, []string{"ecu", "outcome"})}
 	for _, m := range []prometheus.Collector{u.state, u.reports} {
 		if err := a.metrics.Register(m); err != nil {
 			return fmt.Errorf("update metrics: %w", err)
 		}
 	}
-	if u.running == "" {
-		u.enter(updateRefused)
-		a.log.Error("updates are refused: waybill-launcher did not start this agent, so nothing could take a bad version back; "+
-			"start it by the launcher (docs/OTA.md)",
-			"slots", s.Slots)
+	u.openSlots()
+	if err := u.openSystem(); err != nil {
+		return err
+	}
+	if u.slots == nil && u.system == nil {
 		return nil
 	}
 	var err error
-	if u.slots, err = slots.Open(s.Slots, slots.Options{Running: u.running, Log: a.log}); err != nil {
-		u.enter(updateRefused)
-		a.log.Error("updates are refused", "error", err)
-		return nil
-	}
-	if u.checker, err = conditions.New(u.conditionOptions()); err != nil {
-		return fmt.Errorf("update: %w", err)
-	}
 	if u.client, err = a.newUpdateClient(); err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
-	u.health = health{agent: a, sources: a.healths}
-	if b := a.settings.Uplink.Broker; b != nil {
-		u.health.reach = newReach(b, a.settings.Uplink.Credentials.ServerName, a.links.Aside)
+	if err := u.openUnits(); err != nil {
+		return fmt.Errorf("update: %w", err)
 	}
 	u.outcomes = outcomes{path: u.path("told.json"), write: writeDurably,
-		emit: func(r *telemetrypb.CommandResult) {
+		emit: func(r *telemetrypb.CommandResult) bool {
 			r.BootNs, r.BootId, r.BootCount = a.clock.Boot(), a.boot.ID[:], a.boot.Count
-			a.pipe.Emit(&telemetrypb.Record{Record: &telemetrypb.Record_Result{Result: r}})
+			return a.pipe.TryEmit(&telemetrypb.Record{Record: &telemetrypb.Record_Result{Result: r}})
 		},
 		commit: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, commitWait)
@@ -117,54 +99,75 @@ func (a *agent) openUpdate() error {
 	if err := u.outcomes.open(); err != nil {
 		a.log.Warn("updates", "error", err)
 	}
-	u.enter(updateStarting)
 	a.updates = u
 	return nil
+}
+
+// openSlots takes the agent's own slots. Without a launcher nothing could take a bad version back.
+func (u *updater) openSlots() {
+	running := slots.Slot(os.Getenv(slots.EnvSlot))
+	if running == "" {
+		u.enter(u.set.ECU, updateRefused)
+		u.log.Error("updates are refused: waybill-launcher did not start this agent, so nothing could take a bad version back; "+
+			"start it by the launcher (docs/OTA.md)",
+			"ecu", u.set.ECU, "slots", u.set.Slots)
+		return
+	}
+	own, err := slots.Open(u.set.Slots, slots.Options{Running: running, Log: u.log})
+	if err != nil {
+		u.enter(u.set.ECU, updateRefused)
+		u.log.Error("updates are refused", "ecu", u.set.ECU, "error", err)
+		return
+	}
+	u.slots = own
 }
 
 func (u *updater) path(name ...string) string {
 	return filepath.Join(append([]string{u.settings.DataDir, updateFolder}, name...)...)
 }
 
-func (u *updater) conditionOptions() conditions.Options {
-	o := u.set.Conditions
-	o.Zone = time.Local
-	return o
+// enter shows what a unit's updates are at.
+func (u *updater) enter(ecu, word string) {
+	u.state.DeletePartialMatch(prometheus.Labels{"ecu": ecu})
+	u.state.WithLabelValues(ecu, word).Set(1)
 }
 
-func (u *updater) enter(word string) {
-	if u.word == word {
-		return
+func (u *updater) enterAll(word string) {
+	for _, unit := range u.units {
+		unit.enter(word)
 	}
-	u.word = word
-	u.shown.Store(word)
-	u.state.Reset()
-	u.state.WithLabelValues(word).Set(1)
 }
 
-// run follows the director until ctx ends, or until another version is to be started: update.ErrRestart.
+// run follows the director until ctx ends, or until something else is to be started: update.ErrRestart, errReboot.
 func (u *updater) run(ctx context.Context) error {
-	for began := time.Now(); !u.health.settled() && time.Since(began) < settleTime; {
+	ctx, u.stop = context.WithCancelCause(ctx)
+	defer u.stop(nil)
+	for began := time.Now(); !u.units[0].health.settled() && time.Since(began) < settleTime; {
 		if !sleep(ctx, 100*time.Millisecond) {
 			return nil
 		}
 	}
-	if r := u.health.reach; r != nil {
-		r.ctx = ctx
-		defer r.tries.Wait()
+	for _, unit := range u.units {
+		if r := unit.health.reach; r != nil {
+			r.ctx = ctx
+			defer r.tries.Wait()
+		}
 	}
 	for {
 		err := u.follow(ctx)
 		switch {
+		case errors.Is(context.Cause(ctx), errReboot):
+			u.enterAll(updateRestarting)
+			return errReboot
 		case errors.Is(err, update.ErrRestart):
-			u.enter(updateRestarting)
+			u.enterAll(updateRestarting)
 			return err
 		case ctx.Err() != nil:
 			return nil
 		}
-		u.enter(updateFails)
+		u.enterAll(updateFails)
 		u.alarms.Raise(alarmUpdate,
-			fmt.Sprintf("updates do not go on: %v; look at %s and at the disk that it is on", err, u.set.Slots))
+			fmt.Sprintf("updates do not go on: %v; look at %s, at %s, and at the disks that they are on", err, u.set.Slots, u.path()))
 		if !sleep(ctx, updateRetry) {
 			return nil
 		}
@@ -178,137 +181,40 @@ func (u *updater) follow(ctx context.Context) error {
 	if err := u.openConsents(); err != nil {
 		u.log.Warn("nobody can be asked for consent", "error", err)
 	}
-	list := make([]delivery.Mirror, len(u.set.Targets))
-	for i, base := range u.set.Targets {
-		list[i] = delivery.Mirror{Base: base, Client: u.client.images}
-	}
-	o := update.Options{
-		Dir: u.path(), ECU: u.set.ECU, Version: firmware.Current().Version, Resolve: u.resolve, Slots: u.slots,
-		Delivery: delivery.Options{Mirrors: list},
-		Flow: func(wifiOnly bool) (bool, string) {
-			if u.quiet() {
-				return false, "the vehicle is parked, and stays off the network"
-			}
-			return u.client.flow(wifiOnly)
-		},
-		Checker: u.checker, Readings: u.readings, Consents: u.consents,
-		Health: u.look, Sources: u.health.names(), Awake: func() time.Duration { return time.Duration(clock.Read().Mono) },
-		Probation: u.set.Probation, Report: u.report, Poll: u.set.Poll, Look: u.set.Look, Write: writeDurably, Log: u.log,
-	}
-	if u.set.MQTT {
-		o.Delivery.Asker = updateAsker{u}
-	}
-	up, err := update.New(o)
-	if err != nil {
-		return err
-	}
-	u.current.Store(up)
-	if st, err := u.slots.Status(); err == nil && st.OnTrial() {
-		u.enter(updateOnTrial)
-	} else {
-		u.enter(updateFollowing)
+	var list []*update.Updater
+	for _, unit := range u.units {
+		up, err := update.New(unit.options())
+		if err != nil {
+			return err
+		}
+		unit.current.Store(up)
+		unit.begin()
+		list = append(list, up)
 	}
 	u.alarms.Clear(alarmUpdate)
-	return up.Run(ctx)
-}
-
-// look is one look at the health.
-func (u *updater) look() probation.Health {
-	if u.word == updateOnTrial {
-		if st, err := u.slots.Status(); err == nil && !st.OnTrial() {
-			u.enter(updateFollowing)
-		}
-	}
-	return u.health.look(u.word == updateOnTrial)
+	return update.Run(ctx, list...)
 }
 
 func (u *updater) report(ctx context.Context, o *telemetrypb.UpdateOutcome) error {
 	err := u.outcomes.report(ctx, o)
 	if err == nil {
-		u.reports.WithLabelValues(string(o.Outcome)).Inc()
+		u.reports.WithLabelValues(o.ECU, string(o.Outcome)).Inc()
 	}
 	return err
 }
 
-// resolve asks both repositories what this vehicle is to run.
-func (u *updater) resolve(ctx context.Context) (trust.Bundle, error) {
-	if u.quiet() {
-		return nil, errors.New("the vehicle is parked, and stays off the network")
-	}
-	if u.repos == nil {
-		v, err := u.openRepos()
-		if err != nil {
-			return nil, err
+// stopped says to who counts starts that this agent ends in order: the last thing it does. told says that somebody wanted it
+// to. The launcher sees for itself what begins again in the same process; the system on trial has a new start then.
+func (u *updater) stopped(told bool, why error) {
+	if told && u.slots != nil {
+		if err := u.slots.Stopped(context.Background()); err != nil {
+			u.log.Warn("that this version ends in order could not be noted: the launcher counts it as a crash", "error", err)
 		}
-		u.repos = v
 	}
-	st, err := u.slots.Status()
-	if err != nil {
-		return nil, err
-	}
-	unit := trust.ECU{ID: u.set.ECU, Hardware: u.set.Hardware}
-	if image := st.Slots[st.Committed].Image; image != nil {
-		unit.Release = uint64(max(0, image.ReleaseCounter))
-	}
-	return u.repos.Resolve(ctx, []trust.ECU{unit})
-}
-
-func (u *updater) openRepos() (*trust.Vehicle, error) {
-	reference, err := trust.OpenReference(trust.ReferenceOptions{
-		Path: u.path("time"), Built: firmware.Current().Built, Clock: u.vouchedTime, Logger: u.log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	open := func(name string, bases []string, factory string, director bool) (*trust.Client, error) {
-		o := trust.Options{Name: name, Reference: reference.Now, NoDelegations: director, Logger: u.log}
-		for _, base := range bases {
-			mirror, err := trust.NewHTTP(trust.HTTPOptions{Base: base, Client: u.client.metadata})
-			if err != nil {
-				return nil, err
-			}
-			o.Mirrors = append(o.Mirrors, mirror)
+	again := errors.Is(why, update.ErrRestart) || errors.Is(why, errReboot) || errors.Is(why, errReload) || errors.Is(why, errNewEpoch)
+	if u.system != nil && (told || again) {
+		if err := u.system.Stopped(context.Background()); err != nil {
+			u.log.Warn("that the agent ends in order could not be noted: it counts as a crash of the system on trial", "error", err)
 		}
-		if o.FactoryRoot, err = os.ReadFile(factory); err != nil && !errors.Is(err, fs.ErrNotExist) { // it counts once
-			return nil, err
-		}
-		if o.Store, err = trust.OpenStore(u.path(name)); err != nil {
-			return nil, err
-		}
-		return trust.New(o)
-	}
-	director, err := open("director", u.set.Director, u.set.DirectorRoot, true)
-	if err != nil {
-		return nil, err
-	}
-	images, err := open("image", u.set.Images, u.set.ImagesRoot, false)
-	if err != nil {
-		return nil, err
-	}
-	return trust.NewVehicle(trust.VehicleOptions{Director: director, Image: images, Reference: reference})
-}
-
-func (u *updater) openConsents() error {
-	s := u.set.Consent
-	if s == nil || u.consents != nil {
-		return nil
-	}
-	var asker conditions.Asker = &conditions.SocketAsker{Path: s.Socket, UIDs: s.UIDs}
-	if s.File != "" {
-		asker = &conditions.FileAsker{Dir: s.File, UIDs: s.UIDs, Rand: rand.Reader}
-	}
-	var err error
-	u.consents, err = conditions.OpenConsents(conditions.ConsentOptions{Path: u.path("consent.json"), Logger: u.log,
-		Now: func() conditions.Moment {
-			wall, known := u.vouchedTime()
-			return conditions.Moment{Boot: u.clock.Boot(), ID: u.boot.ID, Wall: wall, Known: known}
-		}}, asker)
-	return err
-}
-
-// stopped says to the launcher that this agent ends because it was told to: the last thing it does.
-func (u *updater) stopped() {
-	if err := u.slots.Stopped(context.Background()); err != nil {
-		u.log.Warn("that this version ends in order could not be noted: the launcher counts it as a crash", "error", err)
 	}
 }

@@ -20,22 +20,23 @@ import (
 
 // updateConfig says whom the vehicle follows. Without it the agent is as it was installed.
 type updateConfig struct {
-	ECU       string                `yaml:"ecu"`
-	Hardware  string                `yaml:"hardware"`
-	Director  []string              `yaml:"director"`
-	Images    []string              `yaml:"images"`
-	Targets   []string              `yaml:"targets"`
-	Cohort    string                `yaml:"cohort"`
-	Roots     updateRootsConfig     `yaml:"roots"`
-	CA        string                `yaml:"ca"`
-	MQTT      bool                  `yaml:"mqtt"`
-	Slots     string                `yaml:"slots"`
-	Poll      string                `yaml:"poll"`
-	WiFi      []string              `yaml:"wifi"`
-	Signals   updateSignalsConfig   `yaml:"signals"`
-	Parked    updateParkedConfig    `yaml:"parked"`
-	Consent   *updateConsentConfig  `yaml:"consent"`
-	Probation updateProbationConfig `yaml:"probation"`
+	ECU       string                 `yaml:"ecu"`
+	Hardware  string                 `yaml:"hardware"`
+	Director  []string               `yaml:"director"`
+	Images    []string               `yaml:"images"`
+	Targets   []string               `yaml:"targets"`
+	Cohort    string                 `yaml:"cohort"`
+	Roots     updateRootsConfig      `yaml:"roots"`
+	CA        string                 `yaml:"ca"`
+	MQTT      bool                   `yaml:"mqtt"`
+	Slots     string                 `yaml:"slots"`
+	Poll      string                 `yaml:"poll"`
+	WiFi      []string               `yaml:"wifi"`
+	Signals   updateSignalsConfig    `yaml:"signals"`
+	Parked    updateParkedConfig     `yaml:"parked"`
+	Consent   *updateConsentConfig   `yaml:"consent"`
+	Probation updateProbationConfig  `yaml:"probation"`
+	Installer *updateInstallerConfig `yaml:"installer"`
 }
 
 type updateRootsConfig struct {
@@ -88,6 +89,7 @@ type updateSettings struct {
 	Conditions                conditions.Options
 	Consent                   *updateConsentConfig // nil: nobody to ask
 	Probation                 probation.Options
+	Installer                 *installerSettings // nil: whole systems are not updated
 }
 
 func (c *checker) update(s *settings) {
@@ -145,6 +147,7 @@ func (c *checker) update(s *settings) {
 	}
 	c.updateSignals(raw, u)
 	c.updateConsent(raw, u)
+	c.updateInstaller(raw.Installer, u)
 }
 
 // updateSignals checks what the conditions are held against. That the signals exist is seen when the DBC files are read.

@@ -71,10 +71,21 @@ func (a *agent) newUpdateClient() (*updateClient, error) {
 		}
 		c.mirror = net.JoinHostPort(base.Hostname(), port)
 	}
+	c.open()
+	return c, nil
+}
+
+func (c *updateClient) open() {
 	c.metadata = &http.Client{Transport: c.transport(c.links.Aside)}
 	c.pool = c.transport(c.dialImages)
 	c.images = &http.Client{Transport: c.pool}
-	return c, nil
+}
+
+// another is a client whose images may flow over other links than c's: those of another order.
+func (c *updateClient) another() *updateClient {
+	d := &updateClient{links: c.links, creds: c.creds, ca: c.ca, wifi: c.wifi, mirror: c.mirror, sessions: c.sessions}
+	d.open()
+	return d
 }
 
 // transport speaks HTTP/1.1: one request at a time needs no more, and a body that is closed ends.

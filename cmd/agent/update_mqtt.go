@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -18,9 +19,7 @@ func (a *agent) useChunks(o *uplink.Options) {
 	}
 	o.OnChunk = func(payload []byte) error {
 		if a.updates != nil {
-			if up := a.updates.current.Load(); up != nil {
-				return up.Chunk(payload)
-			}
+			return a.updates.chunk(payload)
 		}
 		return delivery.ErrNotAsked
 	}
@@ -35,8 +34,20 @@ func (a *agent) useChunks(o *uplink.Options) {
 	}
 }
 
-// updateAsker asks for parts of images over the uplink.
-type updateAsker struct{ u *updater }
+// chunk gives a part of an image to the unit that asked for it.
+func (u *updater) chunk(payload []byte) error {
+	for _, unit := range u.units {
+		if up := unit.current.Load(); up != nil {
+			if err := up.Chunk(payload); !errors.Is(err, delivery.ErrNotAsked) {
+				return err
+			}
+		}
+	}
+	return delivery.ErrNotAsked
+}
+
+// updateAsker asks for parts of a unit's image over the uplink.
+type updateAsker struct{ u *updateUnit }
 
 // Ask refuses what an order for Wi-Fi only must not cost: the connection to the broker may go another way than that to the mirrors, which
 // the download's gate looks at.

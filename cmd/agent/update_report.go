@@ -19,7 +19,7 @@ const maxTold = 32
 // goroutine.
 type outcomes struct {
 	path   string
-	emit   func(*telemetrypb.CommandResult)
+	emit   func(*telemetrypb.CommandResult) bool // false: there is no room, and nothing is kept
 	commit func(context.Context) error
 	write  func(path string, data []byte) error
 
@@ -59,7 +59,9 @@ func (o *outcomes) report(ctx context.Context, u *telemetrypb.UpdateOutcome) err
 		return nil
 	}
 	if o.pending != now {
-		o.emit(result)
+		if !o.emit(result) {
+			return errors.New("too many records wait for the disk")
+		}
 		o.pending = now
 	}
 	if err := o.commit(ctx); err != nil {

@@ -84,6 +84,12 @@ func (s *System) Installed() (m slots.Meta, ok bool, err error) {
 	return *st.Image, true, nil
 }
 
+// OnTrial says whether what runs is on trial; until the Updater's Run has asked the installer, whether it may be.
+func (s *System) OnTrial() (bool, error) {
+	st, err := s.status()
+	return st.trial != nil, err
+}
+
 // Stopped says that the agent ends because it was told to, and not by itself: the last thing it does. On trial such a
 // start is no crash. Otherwise it does nothing.
 func (s *System) Stopped(context.Context) error {
