@@ -68,6 +68,13 @@ func TestUpdateConfiguration(t *testing.T) {
 		"a signal nobody has":  {"update:\n  ecu: agent\n  signals: {speed: can0.Motion.VehicleSpede}\n" + updateRoots, 7, []string{"update.signals.speed", `did you mean "can0.Motion.VehicleSpeed"?`}},
 		"a gear without P":     {"update:\n  ecu: agent\n  signals: {gear: can0.Motion.VehicleSpeed}\n" + updateRoots, 7, []string{"update.signals.gear", "parked.gear"}},
 		"two ways to ask":      {"update:\n  ecu: agent\n  consent: {socket: a, file: b}\n" + updateRoots, 7, []string{"update.consent", "either socket"}},
+		"a system without id":  {"update:\n  ecu: agent\n  installer: {rauc: {}}\n" + updateRoots, 7, []string{"update.installer.ecu", "director knows"}},
+		"two units of an id":   {"update:\n  ecu: agent\n  installer: {ecu: agent, rauc: {}}\n" + updateRoots, 7, []string{"update.installer.ecu", "another id"}},
+		"two installers":       {"update:\n  ecu: agent\n  installer: {ecu: b, rauc: {}, swupdate: {}}\n" + updateRoots, 7, []string{"update.installer", "want one of rauc: {}"}},
+		"no installer":         {"update:\n  ecu: agent\n  installer: {ecu: b}\n" + updateRoots, 7, []string{"update.installer", "want one of rauc: {}"}},
+		"a program by PATH":    {"update:\n  ecu: agent\n  installer: {ecu: b, hook: [install]}\n" + updateRoots, 7, []string{"update.installer.hook", "absolute path"}},
+		"half a selection":     {"update:\n  ecu: agent\n  installer: {ecu: b, swupdate: {set: stable}}\n" + updateRoots, 7, []string{"update.installer.swupdate", "running mode"}},
+		"no way to restart":    {"update:\n  ecu: agent\n  installer: {ecu: b, rauc: {}, reboot: []}\n" + updateRoots, 7, []string{"update.installer.reboot", "systemctl"}},
 		"an unknown key":       {"update:\n  ecu: agent\n  pol: 1h\n" + updateRoots, 7, []string{`did you mean "poll"?`}},
 		"a time without bound": {"update:\n  ecu: agent\n  probation: {healthy: 0s}\n" + updateRoots, 7, []string{"update.probation.healthy", "between 1s"}},
 	} {
@@ -239,13 +246,23 @@ func TestUpdatesWithoutALauncher(t *testing.T) {
 
 func TestOutcomesAreToldOnce(t *testing.T) {
 	var told []string
+	room := false
 	fails := errors.New("the disk is full")
 	o := &outcomes{path: filepath.Join(t.TempDir(), "told.json"), write: writeDurably,
-		emit:   func(r *telemetrypb.CommandResult) { told = append(told, r.State) },
+		emit: func(r *telemetrypb.CommandResult) bool {
+			if room {
+				told = append(told, r.State)
+			}
+			return room
+		},
 		commit: func(context.Context) error { return fails }}
 	say := func(o *outcomes, outcome telemetrypb.Outcome, reason string) error {
 		return o.report(t.Context(), &telemetrypb.UpdateOutcome{Campaign: "c", SHA256: sha256Hex("x"), Outcome: outcome, Reason: reason})
 	}
+	if err := say(o, telemetrypb.UpdateInstalled, ""); err == nil || errors.Is(err, fails) {
+		t.Fatal("there was no room for it, and it counts as told:", err)
+	}
+	room = true
 	for range 3 {
 		if err := say(o, telemetrypb.UpdateInstalled, ""); !errors.Is(err, fails) {
 			t.Fatal(err)
