@@ -101,3 +101,23 @@ func TestCommitTellsThatTheDiskFails(t *testing.T) {
 		<-v.done
 	})
 }
+
+// What can be told again is not lost where there is no room; the rest is.
+func TestTryEmitTellsThatThereIsNoRoom(t *testing.T) {
+	o := pipeline.Options{Tenant: "acme", Device: "WB-0000000000001", BootID: [16]byte{7}, BootCount: 1, Clock: bubble{time.Now()}}
+	p, err := pipeline.New(o, selection(t), pipelinetest.NewQueue(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := 0
+	for taken <= 1<<20 && p.TryEmit(result("a")) { // nobody takes them
+		taken++
+	}
+	if taken != 1024 || p.TryEmit(result("b")) || len(p.Ledger().Totals()) != 0 {
+		t.Errorf("%d were taken, and lost are %v", taken, p.Ledger().Totals())
+	}
+	p.Emit(result("c"))
+	if lost := p.Ledger().Totals(); len(lost) != 1 || lost[0].Reason != telemetrypb.LossReason_LOSS_OVERLOAD || lost[0].Count != 1 {
+		t.Errorf("lost are %v", lost)
+	}
+}

@@ -47,17 +47,6 @@ func (h *health) names() (list []string) {
 	return list
 }
 
-func newHealth(a *agent) health {
-	h := health{agent: a}
-	for _, source := range a.healths {
-		h.sources = append(h.sources, source())
-	}
-	if b := a.settings.Uplink.Broker; b != nil {
-		h.reach = newReach(b, a.settings.Uplink.Credentials.ServerName, a.links.Aside)
-	}
-	return h
-}
-
 // settled says whether every source was opened, or an alarm tells why not.
 func (h *health) settled() bool {
 	standing := h.standing()

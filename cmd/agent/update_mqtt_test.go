@@ -36,7 +36,7 @@ func TestAskByWiFi(t *testing.T) {
 		{[]string{"wlan9"}, true, errNoWiFi},
 		{nil, true, errNoWiFi},
 	} {
-		u := &updater{agent: a, client: &updateClient{wifi: c.wifi}}
+		u := &updateUnit{updater: &updater{agent: a}, client: &updateClient{wifi: c.wifi}}
 		u.client.wifiOnly.Store(c.wifiOnly)
 		if err := (updateAsker{u}).Ask(t.Context(), []byte("a request")); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v", c, err)

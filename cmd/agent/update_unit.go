@@ -56,6 +56,17 @@ func (u *updater) conditionOptions() conditions.Options {
 	return o
 }
 
+func newHealth(a *agent) health {
+	h := health{agent: a}
+	for _, source := range a.healths {
+		h.sources = append(h.sources, source())
+	}
+	if b := a.settings.Uplink.Broker; b != nil {
+		h.reach = newReach(b, a.settings.Uplink.Credentials.ServerName, a.links.Aside)
+	}
+	return h
+}
+
 func (u *updateUnit) options() update.Options {
 	list := make([]delivery.Mirror, len(u.set.Targets))
 	for i, base := range u.set.Targets {
