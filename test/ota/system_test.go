@@ -139,7 +139,7 @@ func (d *board) offer(version string, release int) {
 	d.write("campaign.yaml", fmt.Sprintf(`
 id: to-%[1]s
 images: [{name: board-b/system-%[1]s, ecu: system, hardware: board-b}]
-conditions: {parked: true, ignition: "off"}
+conditions: {ignition: "on"}
 stages: [{percent: 100}]
 stop: {rolled_back: 100}
 `, version))
@@ -158,7 +158,6 @@ func TestAgentUpdatesTheSystem(t *testing.T) {
 	b.ota("init", "--quick", b.path("oem"), "--line", "sedan=agent:"+hardware+",system:board-b")
 	b.serve()
 	b.drive()
-	b.park()
 	must(t, os.Mkdir(b.path("board"), 0o755))
 	d := &board{bench: b}
 	for name, text := range map[string]string{"hook": boardHook, "image.0": "system 1.0\n", "image.1": "", "primary": "0\n",
