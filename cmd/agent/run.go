@@ -43,7 +43,9 @@ func runCommand() *cobra.Command {
 		Long: `Reads the buses and receivers of the configuration, keeps every chosen sample in the queue, and delivers it to the
 broker. Ends on SIGTERM or SIGINT: readers stop, what is in flight is committed, the queue is drained for at most
 uplink.drain, the rest waits on disk. A second signal ends it at once. With replays only, it ends by itself when they
-are read and delivered. SIGHUP makes it read its configuration anew: a bad one changes nothing and is an alarm.`,
+are read and delivered. SIGHUP makes it read its configuration anew: a bad one changes nothing and is an alarm.
+An update ends it in the same order: the launcher starts the new version; for a whole system it runs
+update.installer.reboot when all is closed.`,
 		Example: "  waybill-agent run -c /etc/waybill/agent.yaml",
 		Args:    cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
