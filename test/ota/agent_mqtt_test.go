@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/waybill-telematics/waybill/firmware/slots"
-	telemetrypb "github.com/waybill-telematics/waybill/proto"
 )
 
 // TestAgentFetchesOverMQTT: a real agent that no host of files answers is updated all the same, by waybill-fleet ota serve at its broker.
@@ -31,9 +30,9 @@ func TestAgentFetchesOverMQTT(t *testing.T) {
 	must(t, os.Link(b.path("fleet"), b.path("images")))
 	images := b.start("images", nil, "ota", "serve", "--broker", "tcp://"+b.broker, "--public", b.path("oem", "public"), "--vehicle-rate", "4000000")
 	t.Cleanup(func() { _ = images.Process.Kill(); _ = images.Wait() })
-	b.park()
 	stop := b.supervise()
-	b.until("1.1 committed", func() bool { return b.outcome("1.1") == telemetrypb.UpdateCommitted })
+	b.waits("1.1")
+	b.keeps("1.1")
 	stop()
 	if st := b.status(); st.Slots[slots.B].Image.Version != "1.1" || st.Committed != slots.B {
 		t.Errorf("%+v", st)

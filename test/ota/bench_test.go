@@ -180,6 +180,31 @@ update:
 `, b.receiver, b.broker, b.host.URL, b.path("oem", "factory")))
 }
 
+// waits has the vehicle drive until it says that it waits for the end of the journey, and then parks it.
+func (b *bench) waits(version string) {
+	b.t.Helper()
+	b.depart()
+	b.until(version+" waits while it drives", func() bool { return b.outcome(version) == telemetrypb.UpdateRefused })
+	b.park()
+}
+
+// keeps sees a version on trial, or committed, and drives, so that it can be heard; it comes to be committed.
+func (b *bench) keeps(version string) {
+	b.t.Helper()
+	b.until(version+" installed", func() bool {
+		st := b.status()
+		image := st.Slots[st.Committed].Image
+		return st.Trial != nil || image != nil && image.Version == version
+	})
+	b.depart()
+	b.until(version+" committed", func() bool { return b.outcome(version) == telemetrypb.UpdateCommitted })
+}
+
+func (b *bench) depart() {
+	b.moving.Store(true)
+	must(b.t, os.WriteFile(b.path("vehicle", "ignition"), []byte("1\n"), 0o600))
+}
+
 func (b *bench) park() {
 	b.moving.Store(false)
 	must(b.t, os.WriteFile(b.path("vehicle", "ignition"), []byte("0\n"), 0o600))
