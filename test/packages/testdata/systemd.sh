@@ -9,7 +9,7 @@ until_true() { # COMMAND…: within two minutes of a slow machine
 }
 metric() { # NAME: the sum over its labels
   exec 3<>/dev/tcp/127.0.0.1/9464
-  printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+  printf 'GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:9464\r\n\r\n' >&3
   awk -v name="$1" 'index($1, name) == 1 { sum += $2 } END { print sum + 0 }' <&3
   exec 3<&-
 }
