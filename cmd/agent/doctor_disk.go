@@ -221,7 +221,7 @@ func (d *device) queueFolder() {
 	if taken {
 		pid, name := lockOwner(dir)
 		d.owner = fmt.Sprintf("process %s (%s)", pid, name)
-		if name != agentName {
+		if name != agentName && !sameProgram(pid) {
 			d.fail(stepQueue, problemQueueLocked, dir+" is open in "+d.owner+", which is no "+agentName,
 				"end that process, or give each agent a data_dir of its own")
 			return
@@ -271,6 +271,16 @@ func notWritable(dir string) (foreign error) {
 		return nil
 	})
 	return foreign
+}
+
+// sameProgram says whether a process runs the file that this one runs, whatever it is called.
+func sameProgram(pid string) bool {
+	theirs, err := os.Stat(filepath.Join("/proc", pid, "exe"))
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat("/proc/self/exe")
+	return err == nil && os.SameFile(theirs, ours)
 }
 
 // lockOwner is the process that the lock file names.
