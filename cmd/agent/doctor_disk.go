@@ -273,8 +273,11 @@ func notWritable(dir string) (foreign error) {
 	return foreign
 }
 
-// sameProgram says whether a process runs the file that this one runs, whatever it is called.
+// sameProgram says whether another process runs the file that this one runs, whatever it is called.
 func sameProgram(pid string) bool {
+	if pid == strconv.Itoa(os.Getpid()) {
+		return false
+	}
 	theirs, err := os.Stat(filepath.Join("/proc", pid, "exe"))
 	if err != nil {
 		return false
