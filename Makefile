@@ -10,7 +10,7 @@ IDENTITY := -X $(MODULE)/firmware.version=$(VERSION) -X $(MODULE)/firmware.commi
 VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink firmware internal cmd/agent cmd/launcher))
 # What has tests that need others' servers, a browser or a guest kernel: what mostly waits for servers, two packages at a time; the rest alone.
 SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs ./fleet/ingest ./fleet/stream ./fleet/mongo ./test/sinks \
-  ./test/cloud ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota ./test/ota
+  ./test/cloud ./test/day ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota ./test/ota
 GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
