@@ -35,7 +35,7 @@ metrics: {listen: "unix:socket"}
 // memory is what the agent may take at any time of the day, resident, bytes: the bar of docs/BENCHMARKS.md.
 const memory = 64 << 20
 
-// TestDay: WAYBILL_DAY_HOURS (2) of a simulated drive go through a real agent as fast as it takes them, while one viewer follows all the
+// TestDay: WAYBILL_DAY_HOURS (2) of a simulated drive go through a real agent, four hundred times as fast, while one viewer follows all the
 // time, as the page and `waybill-agent top` do, and another comes and goes. What they see never goes back, and in the end it is
 // what was last on the bus, by the drive itself: every frame counted, every signal's value; and the agent has not grown.
 func TestDay(t *testing.T) {
@@ -81,7 +81,7 @@ func TestDay(t *testing.T) {
 	ended := make(chan error, 2)
 	go func() { ended <- follow(ctx, client, seen) }()
 	go func() { ended <- comeAndGo(ctx, client) }()
-	car := exec.CommandContext(ctx, g.Path("waybill-simulate"), "drive", "--can", g.Path("bus"), "--speed", "0", "--duration", length.String(), "--seed", "7")
+	car := exec.CommandContext(ctx, g.Path("waybill-simulate"), "drive", "--can", g.Path("bus"), "--speed", "400", "--duration", length.String(), "--seed", "7")
 	done := make(chan error, 1)
 	var summary []byte
 	go func() {
@@ -124,8 +124,14 @@ func TestDay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(state.Losses) > 0 || len(state.Alarms) > 0 {
-		t.Errorf("losses %+v, alarms %+v", state.Losses, state.Alarms)
+	// A FIFO is a live source: where the machine is too slow for a day in minutes, that is a loss, and told.
+	for _, l := range state.Losses {
+		if l.Reason != "overload" {
+			t.Errorf("loss %+v", l)
+		}
+	}
+	if len(state.Alarms) > 0 {
+		t.Errorf("alarms %+v", state.Alarms)
 	}
 	t.Logf("resident: %d bytes", state.Now.RSS)
 	if out, err := exec.Command(g.Path("waybill-agent"), "status", "-c", g.Path("agent.yaml")).CombinedOutput(); err != nil || !strings.Contains(string(out), "day-1") {

@@ -109,14 +109,20 @@ func wait(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// hostileRequests are for a file of no repository, for bytes behind the end, in chunks of a byte, and none at all.
+// hostileRequests are for a file of no repository, for bytes behind the end, in chunks of a byte, and none at all; at first, and
+// now and then, for more at once than any vehicle may.
 func (p *published) hostileRequests(i int) [][]byte {
-	return [][]byte{
+	list := [][]byte{
 		(&delivery.Request{File: sha256.Sum256([]byte("/etc/passwd")), Chunk: 1000, Ranges: []delivery.Range{{Offset: 0, Length: 1000}}}).Encode(),
 		(&delivery.Request{File: p.sum, Chunk: 1000, Ranges: []delivery.Range{{Offset: p.Length() - 1, Length: 2}}}).Encode(),
 		(&delivery.Request{File: p.sum, Chunk: 1, Ranges: []delivery.Range{{Offset: int64(i) % 1000 * 1000, Length: 1000}}}).Encode(),
 		[]byte("GET / HTTP/1.1"),
 	}
+	if i%100 == 0 {
+		all := []delivery.Range{{Offset: 0, Length: 1 << 20}, {Offset: 1 << 20, Length: 1 << 20}, {Offset: 2 << 20, Length: 1 << 20}}
+		list = append(list, (&delivery.Request{File: p.sum, Chunk: 64 << 10, Ranges: all}).Encode())
+	}
+	return list
 }
 
 // hostileChunks are of another file, beyond this one's end, empty, too long, and none.
