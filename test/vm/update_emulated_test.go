@@ -4,10 +4,10 @@ package vm
 
 import "testing"
 
-// TestUpdateOnAnEmulatedVehicle is TestUpdateInAGuest on the processor, the kernel and the disk of a head unit, with one ignition cycle
-// and one of the three versions that do not work.
+// TestUpdateOnAnEmulatedVehicle is TestUpdateInAGuest on the processor, the kernel and the disk of a head unit, with two ignition
+// cycles and the version that cannot read its bus.
 func TestUpdateOnAnEmulatedVehicle(t *testing.T) {
-	w := newWorkshop(t, "arm64", shortCourse)
+	w := newWorkshop(t, "arm64", updateCourse{cycles: 2, campaigns: []updateCampaign{healthy, deaf, again}})
 	follow := Build(t, "arm64", "build", "./test/vm/update")
 	disk := w.disk(t)
 	w.follow(t, disk, NewEmulatedBed(t, "arm64", Job{
