@@ -31,7 +31,11 @@ func TestTopOnATerminal(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestTopOnATerminal$")
+	itself := []string{os.Args[0], "-test.run", "^TestTopOnATerminal$"}
+	if emulator := os.Getenv("WAYBILL_TEST_EXEC"); emulator != "" {
+		itself = append([]string{emulator}, itself...)
+	}
+	cmd := exec.CommandContext(ctx, itself[0], itself[1:]...)
 	cmd.Env = append(os.Environ(), "WAYBILL_TEST_TOP="+a.address())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tt.slave, tt.slave, tt.slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // so that a new size is told by SIGWINCH
