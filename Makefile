@@ -65,9 +65,11 @@ test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 
 test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; others' brokers and databases; arm64
 	go run ./test/gotest -again -tags system -p 2 -timeout 30m $(SERVERS)
-	go run ./test/gotest -again -tags system -p 1 -timeout 30m $(GUESTS)
+	@# A guest has one processor; what it leaves of this machine takes arm64, behind it.
+	@mkdir -p .cache; (code=0; ARCHES=arm64 nice -n 19 .ci/test-arm $(VEHICLE) >.cache/arm64.log 2>&1 || code=$$?; echo $$code >.cache/arm64.exit) & \
+	guests=0; go run ./test/gotest -again -tags system -p 1 -timeout 30m $(GUESTS) || guests=$$?; \
+	wait; cat .cache/arm64.log; exit $$((guests + $$(cat .cache/arm64.exit)))
 	cd test/manifests && go test -count 1 ./...
-	ARCHES=arm64 .ci/test-arm $(VEHICLE)
 
 test-packages: cross ## the packages in systems that debootstrap makes, and the service under systemd in a guest; needs root
 	go run ./test/gotest -tags system -timeout 30m ./test/packages
