@@ -13,7 +13,7 @@ const schemaDialect = "https://json-schema.org/draft/2020-12/schema"
 // What a duration and a size look like (time.ParseDuration; checker.size). Bounds are left to check.
 const (
 	durationPattern = `^[+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$|^0$`
-	sizePattern     = `^[0-9.]+ *(KiB|MiB|GiB|kB|MB|GB|B)?$`
+	sizePattern     = `^[0-9.]+ *(KiB|MiB|GiB|TiB|kB|MB|GB|TB|B)?$`
 )
 
 // schema is a JSON schema, or a part of one.

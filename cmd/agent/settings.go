@@ -401,7 +401,7 @@ func (c *checker) duration(text string, fallback, low, high time.Duration, path 
 	return d
 }
 
-// size reads a number of bytes: plain, or with KiB, MiB, GiB (powers of 1024) or kB, MB, GB (powers of 1000).
+// size reads a number of bytes: plain, or with KiB to TiB (powers of 1024) or kB to TB (powers of 1000).
 func (c *checker) size(text string, fallback, low, high int64, path ...any) int64 {
 	if text == "" {
 		return fallback
@@ -409,7 +409,7 @@ func (c *checker) size(text string, fallback, low, high int64, path ...any) int6
 	units := []struct {
 		name string
 		size float64
-	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}, {"", 1}}
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
 	for _, u := range units {
 		if number, ok := strings.CutSuffix(text, u.name); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
