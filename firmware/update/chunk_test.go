@@ -41,7 +41,8 @@ func TestChunk(t *testing.T) {
 		}
 		go func() {
 			for _, x := range r.Ranges {
-				if err := u.Chunk((&delivery.Chunk{File: r.File, Offset: x.Offset, Bytes: image.chunk(x)}).Encode()); err != nil {
+				err := u.Chunk((&delivery.Chunk{File: r.File, Offset: x.Offset, Bytes: image.chunk(x)}).Encode())
+				if err != nil && !errors.Is(err, delivery.ErrNotAsked) { // what was asked for twice may come after the end
 					t.Error(err)
 				}
 			}
