@@ -145,8 +145,7 @@ func TestInitFindsAReceiver(t *testing.T) {
 
 func TestInitWithoutAnySource(t *testing.T) {
 	if canGone() == problemCANMissing {
-		t.Log("this machine may have buses: what is said without any is tried elsewhere")
-		return
+		t.Skip("this machine may have buses")
 	}
 	file := filepath.Join(t.TempDir(), "agent.yaml")
 	if code, _, stderr := initialise(t, "", "--yes", "-c", file, "--listen", "100ms"); code != cli.Failed ||

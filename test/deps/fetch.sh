@@ -59,6 +59,7 @@ spec() {
     openapi)      echo "npm @seriousme/openapi-schema-validator@2.11.0" ;;
     tuf)          echo "pip tuf==7.0.1 securesystemslib==1.6.0 cryptography==48.0.0" ;;
     shellcheck)   echo "closure shellcheck" ;;
+    groff)        echo "closure groff-base" ;;
     prometheus)   echo "download prometheus" ;;
     debootstrap)  echo "closure debootstrap wget" ;;
     rootfs-amd64) echo "rootfs amd64 bookworm systemd-sysv udev iproute2" ;;
