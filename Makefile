@@ -8,14 +8,17 @@ BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 IDENTITY := -X $(MODULE)/firmware.version=$(VERSION) -X $(MODULE)/firmware.commit=$(COMMIT) -X $(MODULE)/firmware.built=$(BUILT)
 # What ships to vehicles, and so has to work on their processors.
 VEHICLE := $(addprefix ./,$(addsuffix /...,proto can gps pipeline buffer uplink firmware internal cmd/agent cmd/launcher))
-# What has tests that need others' servers, a browser or a guest kernel: what mostly waits for servers, two packages at a time; the rest alone.
+# What has tests that need others' servers, a browser or a guest kernel: servers two packages at a time; then guests, which have
+# one processor, beside what mostly waits.
 SERVERS := ./fleet/postgres ./cmd/fleet ./fleet/decoded ./test/soak ./test/jobs ./fleet/ingest ./fleet/stream ./fleet/mongo ./test/sinks \
   ./test/cloud ./test/day ./test/tufclient ./firmware/install ./firmware/delivery ./fleet/ota ./test/ota
-GUESTS  := ./test/deps ./test/deploy ./test/shares ./test/browser ./test/chaos ./test/crowd ./uplink/doctor ./test/vm
+GUESTS  := ./test/browser ./test/vm
+WAITERS := ./test/chaos ./test/crowd ./uplink/doctor ./test/deps ./test/deploy ./test/shares
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(IDENTITY)'
 RACE    := CC="$$(.ci/cc)" CGO_ENABLED=1 go run ./test/gotest -again -race
 LINTER  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-FUZZTIME ?= 1s
+FUZZTIME ?= 2s
+FUZZ_SHARE ?= 8
 TORTURE_TIME ?= 10m
 DEMO_SECONDS ?= 60
 CLOUD_SECONDS ?= 0
@@ -49,26 +52,29 @@ release: ## Debian packages, archives, bill of materials, licences and checksums
 check: ## gofmt and go vet, for this machine and for the vehicles
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
-	go vet -tags system ./test/... $(SERVERS) $(GUESTS)
+	go vet -tags system ./test/... $(SERVERS) $(WAITERS) $(GUESTS)
 	GOARCH=arm64 go vet $(VEHICLE)
 	GOARCH=arm GOARM=7 go vet $(VEHICLE)
 
-test: check ## all tests of this machine with the race detector, fuzz targets for FUZZTIME each, the vehicle's packages on armv7
+test: check ## all tests of this machine with the race detector, every eighth fuzz target for FUZZTIME, the vehicle's packages on armv7
 	$(RACE) -skip '^TestVcan' -timeout 15m ./test/e2e ./buffer $$(go list ./... | grep -v '/test/\(vm\|sim\)$$') # the longest first
 	$(RACE) -run '^Test(RandomWeeks|VirtualDay)$$' ./test/sim # what is long runs without the detector
 	WAYBILL_WEEKS=1000 go run ./test/gotest ./test/sim
 	ARCHES=arm .ci/test-arm $(VEHICLE)
-	.ci/fuzz $(FUZZTIME)
+	FUZZ_SHARE=$(FUZZ_SHARE) .ci/fuzz $(FUZZTIME)
 
 test-arm: ## the vehicle's packages on armv7 and arm64 under user-mode emulation
 	.ci/test-arm $(VEHICLE)
 
 test-system: assets cross ## the agent on guest kernels with CAN, some of them on emulated hardware; others' brokers and databases; arm64
 	go run ./test/gotest -again -tags system -p 2 -timeout 30m $(SERVERS)
-	@# A guest has one processor; what it leaves of this machine takes arm64, behind it.
-	@mkdir -p .cache; (code=0; ARCHES=arm64 nice -n 19 .ci/test-arm $(VEHICLE) >.cache/arm64.log 2>&1 || code=$$?; echo $$code >.cache/arm64.exit) & \
+	@# What is beside the guests tells at the end; arm64 takes the processor's time that all of them leave.
+	@mkdir -p .cache/beside; \
+	beside() { local name=$$1 code=0; shift; "$$@" >.cache/beside/$$name.log 2>&1 || code=$$?; echo $$code >.cache/beside/$$name.exit; }; \
+	beside waiters go run ./test/gotest -again -tags system -p 1 -timeout 30m $(WAITERS) & \
+	ARCHES=arm64 beside arm64 nice -n 19 .ci/test-arm $(VEHICLE) & \
 	guests=0; go run ./test/gotest -again -tags system -p 1 -timeout 30m $(GUESTS) || guests=$$?; \
-	wait; cat .cache/arm64.log; exit $$((guests + $$(cat .cache/arm64.exit)))
+	wait; cd .cache/beside; cat waiters.log arm64.log; exit $$((guests + $$(cat waiters.exit) + $$(cat arm64.exit)))
 	cd test/manifests && go test -count 1 ./...
 
 test-packages: cross ## the packages in systems that debootstrap makes, and the service under systemd in a guest; needs root

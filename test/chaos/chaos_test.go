@@ -105,7 +105,6 @@ func TestChaos(t *testing.T) {
 			b, addr := start(t)
 			restarts := map[string]int{"mochi": 20, "mosquitto": 20, "rabbitmq": 2, "hivemq": 2}[name] // in a hundred accidents; some brokers take half a minute for one
 			c := newCourse(t, b, addr, seed)
-			c.ordered = name == "mosquitto"
 			c.run(number(t, "WAYBILL_CHAOS_BATCHES", 2500), number(t, "WAYBILL_CHAOS_LOSSES", 16), restarts)
 		})
 	}
@@ -125,7 +124,6 @@ type course struct {
 
 	added    map[telemetrypb.Lane]int
 	bytes    int  // of the batches added
-	ordered  bool // the broker deals with one packet after another, whatever connection it came by
 	forgot   bool // a broker died without its sessions: what it acknowledged may come late
 	happened map[string]int
 }
@@ -342,8 +340,10 @@ func (c *course) check(goroutines int, heap uint64) {
 		}
 		seen[s.Key] = true
 		stored[s.Lane]++
-		if s.Seq < last[s.Lane][s.Backlog] {
-			late++
+		if before := last[s.Lane][s.Backlog]; s.Seq < before {
+			if late++; late <= 5 {
+				t.Logf("late: batch %d of lane %s (backlog: %t), payload %d, after %d", s.Seq, telemetrypb.LaneName(s.Lane), s.Backlog, s.Payload, before)
+			}
 		}
 		last[s.Lane][s.Backlog] = max(last[s.Lane][s.Backlog], s.Seq)
 	}
@@ -352,10 +352,11 @@ func (c *course) check(goroutines int, heap uint64) {
 			t.Errorf("lane %s: %d batches in the store, %d were taken in", telemetrypb.LaneName(lane), stored[lane], n)
 		}
 	}
-	// Only Mosquitto is one thread. With the others, what a dead connection had sent may still be on its way while the next one
-	// sends what is new: a few a loss, never more.
-	if most := int(state.Losses); late > 0 && !c.forgot && (c.ordered || late > most) {
-		t.Errorf("%d batches arrived after a later one of their kind, though no broker forgot any", late)
+	// Two causes, and a few a loss at most: what was in flight at three losses in a row is set aside, and flies alone while
+	// others go first; and with a broker of several threads, what a dead connection had sent may still be on its way while the
+	// next one sends what is new.
+	if late > int(state.Losses) && !c.forgot {
+		t.Errorf("%d batches arrived after a later one of their kind, at %d losses, though no broker forgot any", late, state.Losses)
 	}
 	if most := state.Losses * inFlight * payload; state.BatchesResent*uint64(c.bytes/len(order)) > most {
 		t.Errorf("%d batches were resent, more than %d bytes: one in-flight budget a loss", state.BatchesResent, most)

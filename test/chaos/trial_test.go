@@ -34,7 +34,7 @@ type trial struct {
 	began  time.Time // of what is refused
 	stop   func()
 	// patient is for a broker that, on a busy machine, closes before its PUBACKs are out: it takes more tries to learn what it
-	// denies, and those are ever further apart.
+	// denies, so they are kept near to each other, and it has longer.
 	patient bool
 
 	mu     sync.Mutex // guards raised
@@ -96,6 +96,9 @@ func (r *trial) drive(addr string, change ...func(*uplink.Options)) {
 		}
 	})
 	o := uplink.Options{URL: "mqtt://" + addr, Insecure: true, Tenant: tenant, Device: r.device, Alarms: board, Log: log}
+	if r.patient {
+		o.BackoffCap = 10 * time.Second
+	}
 	for _, c := range change {
 		c(&o)
 	}
