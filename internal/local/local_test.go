@@ -58,3 +58,34 @@ func TestView(t *testing.T) {
 		t.Error("what is no JSON was taken")
 	}
 }
+
+// FuzzView: whatever an address that is not an agent's says, a follower goes on or gets an error, and what it keeps of a signal's
+// past stays bounded.
+func FuzzView(f *testing.F) {
+	whole := `{"boot_ms":1000,"signals":[{"id":7,"name":"x","at_ms":9,"value":1,"history":[1,null]},{"id":7,"name":"y"}]}`
+	for _, e := range [][2]string{
+		{EventState, `{"format":1,"now":{"boot_ms":1},"alarms":null,"queue":{},"tracks":[]}`},
+		{EventSignals, whole},
+		{EventValues, `{"boot_ms":2,"values":[{"id":7,"value":1e999},{"id":99}]}`},
+		{EventValues, `{"values":[{"id":4294967296}]}`},
+		{"", "null"},
+	} {
+		f.Add(whole, e[0], e[1])
+	}
+	f.Fuzz(func(t *testing.T, signals, event, data string) {
+		var v View
+		_ = v.Apply(EventSignals, []byte(signals))
+		_ = v.Apply(event, []byte(data))
+		if err := v.Apply(EventValues, []byte(`{"boot_ms":3,"values":[]}`)); err != nil {
+			t.Fatal(err)
+		}
+		if v.Signals.BootMS != 3 {
+			t.Errorf("%d ms", v.Signals.BootMS)
+		}
+		for _, s := range v.Signals.Signals {
+			if s.AtMS != 0 && (len(s.History) == 0 || len(s.History) > HistoryPoints || s.History[len(s.History)-1] != s.Value.Value && s.Value.Value.Known()) {
+				t.Errorf("signal %d at %d ms with %v has the history %v", s.ID, s.AtMS, s.Value.Value, s.History)
+			}
+		}
+	})
+}
